@@ -1,0 +1,1 @@
+//! The tcpfsm daemon and command line.

@@ -1,0 +1,2 @@
+//! The `tcpfsm` binary.
+fn main() {}
