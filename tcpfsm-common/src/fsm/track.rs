@@ -226,6 +226,19 @@ const fn is_over(verdict: Verdict) -> bool {
     quiet(verdict.state(End::Low)) && quiet(verdict.state(End::High))
 }
 
+/// A FIN, by what its sender knew when it first left.
+#[derive(Clone, Copy)]
+enum Fin {
+    /// There is none.
+    None,
+    /// Before the peer's FIN had come.
+    Crossing,
+    /// After the peer's FIN had come.
+    Answering,
+    /// It is a copy of one that was seen.
+    Again,
+}
+
 /// The work on one segment.
 pub(super) struct Track {
     pub(super) verdict: Verdict,
@@ -668,9 +681,18 @@ impl Track {
             self.send(Event::SentFin);
             self.send(Event::FinAcked);
         }
+        // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
+        // before the peer's FIN, whatever this copy acknowledges.
+        let fin_is_late = fin && !segment.end_seq().after(own.nxt);
         own.accept(segment, peer, attached, &mut self.facts);
         let saw_peer_fin = attached && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt);
-        self.sender_step(segment, saw_peer_fin, fin, fin_again);
+        let fin = match (fin, fin_again) {
+            (false, _) => Fin::None,
+            (true, true) => Fin::Again,
+            (true, false) if fin_is_late || !saw_peer_fin => Fin::Crossing,
+            (true, false) => Fin::Answering,
+        };
+        self.sender_step(segment, saw_peer_fin, fin);
         if !old {
             self.receiver_step(own, peer, segment, attached);
         }
@@ -678,17 +700,11 @@ impl Track {
 
     /// What the segment says of its sender.
     #[inline(always)]
-    fn sender_step(
-        &mut self,
-        segment: &Segment,
-        saw_peer_fin: bool,
-        fin: bool,
-        fin_again: bool,
-    ) {
+    fn sender_step(&mut self, segment: &Segment, saw_peer_fin: bool, fin: Fin) {
         match self.state_of_sender() {
             State::SynRecv => {
                 // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed.
-                if fin || segment.len > 0 {
+                if segment.len > 0 || !matches!(fin, Fin::None) {
                     self.send(Event::RcvdAckOfSyn);
                 }
             }
@@ -704,17 +720,29 @@ impl Track {
         if saw_peer_fin {
             self.send(Event::RcvdFin);
         }
-        if fin_again {
-            self.facts.add(Fact::FinRtx);
-            self.fin_again(saw_peer_fin);
-        } else if fin {
-            let crossing = matches!(self.state_of_sender(), State::CloseWait) && !saw_peer_fin;
-            if crossing {
-                self.facts.add(Fact::SimultaneousClose);
-            } else if matches!(self.state_of_sender(), State::Established) {
-                self.facts.add(Fact::HalfClosed);
+        match fin {
+            Fin::None => {}
+            Fin::Again => {
+                self.facts.add(Fact::FinRtx);
+                self.fin_again(saw_peer_fin);
             }
-            self.send(if crossing { Event::SentCrossingFin } else { Event::SentFin });
+            Fin::Crossing => {
+                self.facts.add(match self.state_of_sender() {
+                    State::CloseWait => Fact::SimultaneousClose,
+                    State::Closed
+                    | State::Listen
+                    | State::SynSent
+                    | State::SynRecv
+                    | State::Established
+                    | State::FinWait1
+                    | State::FinWait2
+                    | State::Closing
+                    | State::LastAck
+                    | State::TimeWait => Fact::HalfClosed,
+                });
+                self.send(Event::SentCrossingFin);
+            }
+            Fin::Answering => self.send(Event::SentFin),
         }
     }
 
