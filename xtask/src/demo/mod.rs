@@ -1,0 +1,7 @@
+//! stub
+pub mod leaky {
+    /// stub
+    pub fn main() -> anyhow::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! stub
+pub mod stale {
+    /// stub
+    pub fn main() -> anyhow::Result<()> {
+        Ok(())
+    }
+}
