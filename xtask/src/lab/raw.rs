@@ -56,7 +56,7 @@ impl RawPort {
 }
 
 fn open_here(iface: &str) -> Result<RawPort> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ETH_P_ALL is 3")]
+    #[expect(clippy::cast_possible_truncation, reason = "ETH_P_ALL is 3")]
     let protocol = (libc::ETH_P_ALL as u16).to_be();
     // SAFETY: socket(2) takes no pointers.
     let raw =
@@ -69,7 +69,7 @@ fn open_here(iface: &str) -> Result<RawPort> {
     let index = name_to_index(&socket, iface).with_context(|| format!("no interface {iface}"))?;
     // SAFETY: zero is a valid value of every field of sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "AF_PACKET is 17")]
+    #[expect(clippy::cast_possible_truncation, reason = "AF_PACKET is 17")]
     let family = libc::AF_PACKET as u16;
     address.sll_family = family;
     address.sll_protocol = protocol;

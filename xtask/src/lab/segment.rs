@@ -123,7 +123,7 @@ impl Segment {
 
     fn tcp_bytes(&self) -> Vec<u8> {
         assert!(
-            self.options.len() % 4 == 0 && self.options.len() <= 40,
+            self.options.len().is_multiple_of(4) && self.options.len() <= 40,
             "options come in words, ten at most"
         );
         let mut tcp = Vec::with_capacity(20 + self.options.len() + self.payload.len());

@@ -51,8 +51,12 @@ fn stale_names(directory: &str) -> Vec<String> {
         .collect()
 }
 
+/// A zombie is as dead as one that is gone: its parent may never fetch it.
 fn is_alive(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name in parentheses, which itself may contain any character.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    !matches!(state, Some("Z" | "X"))
 }
 
 /// The process in `tcpfsm-KIND-PID-SIDE` or `tcpfsm-KIND-PID.NUMBER-SIDE`.
