@@ -16,8 +16,9 @@ use tcpfsm_common::{
 
 use crate::{
     atomics::compare_exchange,
-    maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6, SCRATCH},
+    maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6},
     stats,
+    work::Work,
 };
 
 /// A key, and the two maps of its family.
@@ -73,16 +74,6 @@ fn insert<K, const MAX: usize>(
     map.insert(key, record, u64::from(flags)).is_ok()
 }
 
-/// An empty record to begin a flow in.
-#[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut FlowRecord> {
-    let record = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: this CPU's own element, see the map.
-    let record = unsafe { &mut *record };
-    *record = FlowRecord::default();
-    Some(record)
-}
-
 /// The verdict as it is now, whatever the other direction does meanwhile.
 ///
 /// # Safety
@@ -106,23 +97,29 @@ pub(crate) unsafe fn install(record: *mut FlowRecord, before: Verdict, after: Ve
 /// Moves a record whose handshake completed from the embryonic map to the flow map.
 ///
 /// # Safety
-/// `record` must point to an element of the key's embryonic map.
+/// `embryo` must point to an element of the key's embryonic map.
 #[inline(always)]
-pub(crate) unsafe fn promote<K: Key>(counters: &mut Counters, key: &K, record: *mut FlowRecord, verdict: Verdict) {
+pub(crate) unsafe fn promote<K: Key>(
+    counters: &mut Counters,
+    key: &K,
+    embryo: *mut FlowRecord,
+    work: &mut Work,
+    verdict: Verdict,
+) {
+    let gone = verdict.with(Verdict::GONE, true);
     // SAFETY: the caller's promise. The verdict is frozen first: from here on nobody changes this copy.
     unsafe {
-        if !install(record, verdict, verdict.with(Verdict::GONE, true)) {
+        if !install(embryo, verdict, gone) {
             return;
         }
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-        *scratch = *record;
-        (*scratch).shared.verdict = verdict.0;
-        if key.insert_flow(&*scratch) {
+        work.record = *embryo;
+        work.record.shared.verdict = verdict.0;
+        if key.insert_flow(&work.record) {
             stats::health(counters, Health::Promoted);
             key.remove_embryo();
         } else {
             stats::health(counters, Health::InsertFailed);
-            let _ = install(record, verdict.with(Verdict::GONE, true), verdict);
+            let _ = install(embryo, gone, verdict);
         }
     }
 }

@@ -3,7 +3,9 @@
 //! ```text
 //! xdp.rs tc.rs   entry points: every packet is passed on, whatever happened here
 //! bytes.rs       packet memory, proved to the verifier            (unsafe)
-//! track.rs       parse ─► key ─► look up ─► the machine ─► books
+//! track.rs       parse ─► key ─► look up ─► settled, or the machine
+//! machine.rs     the machine on one segment, and the books          (unsafe)
+//! work.rs        the desk on which that is done
 //! flow_table.rs  the flow maps: find, insert, promote             (unsafe)
 //! emit.rs        events into the ring buffer
 //! stats.rs       per-CPU counters
@@ -22,11 +24,13 @@ mod atomics;
 mod bytes;
 mod emit;
 mod flow_table;
+mod machine;
 mod maps;
 mod stats;
 mod sweep;
 mod tc;
 mod track;
+mod work;
 mod xdp;
 
 /// What the kernel checks before it grants helpers reserved for GPL-compatible programs.

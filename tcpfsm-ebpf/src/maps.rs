@@ -12,6 +12,8 @@ use tcpfsm_common::{
     flow::{FlowKey4, FlowKey6},
 };
 
+use crate::work::Work;
+
 const FLOWS: usize = 65_536;
 const EMBRYOS: usize = 16_384;
 const RING_BYTES: usize = 16 << 20;
@@ -42,10 +44,9 @@ pub(crate) static EVENTS: RingBuf<FlowEvent, RING_BYTES> = RingBuf::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
-/// Where a new flow's record is made before it goes into a map. Programs on these hooks run with softirqs
-/// off and never nest on one CPU.
+/// Where a segment is worked that does not take the short way.
 #[btf_map]
-pub(crate) static SCRATCH: PerCpuArray<FlowRecord, 1> = PerCpuArray::new();
+pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 /// What the next sweep looks for; written by the daemon.
 #[btf_map]

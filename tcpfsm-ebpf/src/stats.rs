@@ -1,13 +1,13 @@
 //! Per-CPU counters: exact whatever happens to events.
 
 use tcpfsm_common::{
-    abi::{Counters, Health, Hook, Verdict, bucket_of},
+    abi::{Counters, FlowEvent, Health, Hook, Verdict, bucket_of},
     fact::{Fact, Facts},
     flow::End,
     fsm::State,
 };
 
-use crate::{maps::COUNTERS, track::Work};
+use crate::maps::COUNTERS;
 
 /// This CPU's counters.
 #[inline(always)]
@@ -59,26 +59,20 @@ fn lowest_bit(word: u64) -> usize {
     (INDEX[(isolated.wrapping_mul(DE_BRUIJN) >> 58) as usize & 63] & 63) as usize
 }
 
-/// Counts what a segment did to the verdict: transitions, time spent in the states left, handshakes, ends.
+/// Counts a change of verdict: transitions, time spent in the states left, handshakes, ends.
 #[inline(always)]
-pub(crate) fn change(counters: &mut Counters, work: &Work, opened: u64, over: bool) {
-    let (before, after) = (work.before, work.step.verdict);
-    ends(counters, before, after, work.since, work.now);
-    if work.step.facts.has(Fact::Established) && !after.has(Verdict::PICKED_UP) {
-        let took = work.now.saturating_sub(opened);
+pub(crate) fn change(counters: &mut Counters, event: &FlowEvent, opened: u64, over: bool) {
+    let (before, after) = (event.verdict_before(), event.verdict_after());
+    end(counters, before, after, End::Low, event.since[0], event.time);
+    end(counters, before, after, End::High, event.since[1], event.time);
+    if event.fact_set().has(Fact::Established) && !after.has(Verdict::PICKED_UP) {
+        let took = event.time.saturating_sub(opened);
         counters.handshake[bucket_of(took)] += 1;
         counters.handshake_sum += took;
     }
     if over {
         counters.closed[after.close_reason() as usize & 7] += 1;
     }
-}
-
-/// Counts both ends' transitions.
-#[inline(always)]
-pub(crate) fn ends(counters: &mut Counters, before: Verdict, after: Verdict, since: [u64; 2], now: u64) {
-    end(counters, before, after, End::Low, since[0], now);
-    end(counters, before, after, End::High, since[1], now);
 }
 
 #[inline(always)]

@@ -141,11 +141,9 @@ unsafe fn expired<K: EventKey>(
         record.shared.since[1] = now;
     }
     let over = after.is_closed() && !was_over(before);
-    stats::ends(counters, before, after, event.since, now);
-    if over {
-        counters.closed[after.close_reason() as usize & 7] += 1;
-    }
-    emit::swept(counters, event, record, over);
+    stats::change(counters, &event, record.shared.opened, over);
+    // SAFETY: the caller's element.
+    unsafe { emit::event(counters, &mut event, record, true, over) };
 }
 
 /// Whether the flow had already ended by itself, TIME_WAIT being what was left of it.
@@ -202,5 +200,6 @@ unsafe fn end<K: EventKey>(
     event.since = record.shared.since;
     event.facts = record.shared.facts;
     event.ifindex = record.shared.ifindex[end as usize & 1];
-    emit::swept(counters, event, record, false);
+    // SAFETY: the caller's element.
+    unsafe { emit::event(counters, &mut event, record, true, false) };
 }

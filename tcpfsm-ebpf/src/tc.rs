@@ -4,7 +4,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use tcpfsm_common::abi::Hook;
 
 use crate::{
-    bytes::{Linear, Scattered},
+    bytes::Linear,
     track::{self, Meta},
 };
 
@@ -32,21 +32,6 @@ fn packet(ctx: &TcContext, hook: Hook) {
     // SAFETY: the context is the program's own.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     // A segment that TSO or GRO holds together is one packet here: its length is the skb's.
-    let wire_len = ctx.len() as usize;
-    let meta = Meta { hook, ifindex, wire_len };
-    if track::packet(&linear, &meta).is_err() {
-        if wire_len > linear.len() {
-            scattered(ctx, &meta);
-        } else {
-            track::truncated(&meta);
-        }
-    }
-}
-
-/// The headers are not in the linear part.
-#[inline(never)]
-fn scattered(ctx: &TcContext, meta: &Meta) {
-    if track::packet(&Scattered::of_skb(ctx), meta).is_err() {
-        track::truncated(meta);
-    }
+    let meta = Meta { hook, ifindex, wire_len: ctx.len() as usize };
+    track::packet(&linear, &meta);
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
 use tcpfsm_common::abi::Hook;
 
 use crate::{
-    bytes::{Linear, Scattered},
+    bytes::Linear,
     track::{self, Meta},
 };
 
@@ -14,23 +14,9 @@ use crate::{
 #[xdp(frags)]
 pub fn tcpfsm_xdp(ctx: XdpContext) -> u32 {
     let linear = Linear::of_xdp(&ctx);
-    let meta = Meta { hook: Hook::Xdp, ifindex: ctx.ingress_ifindex() as u32, wire_len: linear.len() };
-    if track::packet(&linear, &meta).is_err() {
-        // SAFETY: the context is the program's own.
-        let wire_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as usize;
-        if wire_len > linear.len() {
-            scattered(&ctx, &Meta { wire_len, ..meta });
-        } else {
-            track::truncated(&meta);
-        }
-    }
+    // SAFETY: the context is the program's own.
+    let wire_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as usize;
+    let meta = Meta { hook: Hook::Xdp, ifindex: ctx.ingress_ifindex() as u32, wire_len };
+    track::packet(&linear, &meta);
     xdp_action::XDP_PASS
-}
-
-/// The headers are spread over several buffers.
-#[inline(never)]
-fn scattered(ctx: &XdpContext, meta: &Meta) {
-    if track::packet(&Scattered::of_xdp(ctx), meta).is_err() {
-        track::truncated(meta);
-    }
 }

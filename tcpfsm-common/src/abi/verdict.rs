@@ -280,7 +280,8 @@ mod tests {
 
     #[test]
     fn generation_and_reason_do_not_touch_the_states() {
-        let mut v = Verdict::default().with_state(End::High, State::TimeWait, true).with_originator(End::High);
+        let mut v =
+            Verdict::default().with_state(End::High, State::TimeWait, true).with_originator(End::High);
         for expected in 1..=3 {
             v = v.with_close_reason(CloseReason::Finish).with_reset_by(End::Low, true).next_generation();
             assert_eq!(v.generation(), expected);
@@ -294,9 +295,11 @@ mod tests {
     #[test]
     fn settled_means_both_established_and_confirmed() {
         let both = |confirmed| {
-            Verdict::default()
-                .with_state(End::Low, State::Established, confirmed)
-                .with_state(End::High, State::Established, true)
+            Verdict::default().with_state(End::Low, State::Established, confirmed).with_state(
+                End::High,
+                State::Established,
+                true,
+            )
         };
         assert!(both(true).is_settled());
         assert!(both(true).with(Verdict::PICKED_UP, true).with_originator(End::High).is_settled());
