@@ -1,0 +1,22 @@
+//! What the daemon tells the kernel programs when it loads them.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Read-only configuration, set before the programs are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct KernelConfig {
+    /// Written into every flow key: keeps equal tuples on different networks apart.
+    pub scope: u32,
+    /// [`Self::RFC1337`] and the other bits.
+    pub flags: u32,
+}
+
+impl KernelConfig {
+    /// The host ignores resets in TIME-WAIT (sysctl `net.ipv4.tcp_rfc1337`).
+    pub const RFC1337: u32 = 1;
+    /// Do not pick up connections begun before the observer.
+    pub const STRICT: u32 = 2;
+}
+
+const _: () = assert!(size_of::<KernelConfig>() == 8);

@@ -1,0 +1,201 @@
+//! What goes through the ring buffer.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{ABI_VERSION, Verdict};
+use crate::{
+    fact::Facts,
+    flow::{End, FlowKey, FlowKey4, FlowKey6},
+    segment::TcpFlags,
+};
+
+/// What an event reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EventKind {
+    /// The verdict changed: at least one end is in another state, confirmed, or rolled back.
+    Verdict = 1,
+    /// Nothing changed, but the segment said something worth reporting.
+    Fact = 2,
+    /// The sweep ended the state of one or both ends because its time ran out.
+    Expired = 3,
+    /// The sweep found an end longer in its state than the threshold.
+    Stuck = 4,
+    /// The flow ended: a [`ClosedEvent`] with its totals.
+    Closed = 5,
+}
+
+impl TryFrom<u8> for EventKind {
+    type Error = u8;
+
+    fn try_from(code: u8) -> Result<Self, u8> {
+        match code {
+            1 => Ok(Self::Verdict),
+            2 => Ok(Self::Fact),
+            3 => Ok(Self::Expired),
+            4 => Ok(Self::Stuck),
+            5 => Ok(Self::Closed),
+            other => Err(other),
+        }
+    }
+}
+
+/// One event: what was before, what is now, and which segment did it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct FlowEvent {
+    /// [`ABI_VERSION`].
+    pub version: u16,
+    /// An [`EventKind`] code.
+    pub kind: u8,
+    /// 4 or 6: how to read `addr`.
+    pub family: u8,
+    /// The [`Hook`](super::Hook) code on which the segment was seen.
+    pub hook: u8,
+    /// The [`End`] code of the segment's sender; for a sweep, of the end that expired or is stuck.
+    pub sender: u8,
+    /// The segment's TCP flags, 0 for a sweep.
+    pub flags: u16,
+    /// `CLOCK_MONOTONIC` nanoseconds, fine clock.
+    pub time: u64,
+    /// The verdict before.
+    pub before: u64,
+    /// The verdict now.
+    pub after: u64,
+    /// When each end had entered the state it was in before.
+    pub since: [u64; 2],
+    /// What the segment told.
+    pub facts: u64,
+    /// Addresses, low end first; IPv4 in the first word of each.
+    pub addr: [[u32; 4]; 2],
+    /// Ports, low end first.
+    pub port: [u16; 2],
+    /// Scope of the key.
+    pub scope: u32,
+    /// The interface on which the segment was seen.
+    pub ifindex: u32,
+    /// SEG.SEQ relative to the sender's initial number.
+    pub seq: u32,
+    /// SEG.ACK relative to the receiver's initial number.
+    pub ack: u32,
+    /// Payload bytes.
+    pub len: u32,
+}
+
+/// A flow's end, with its totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct ClosedEvent {
+    /// The event that closed it.
+    pub event: FlowEvent,
+    /// Segments sent by each end.
+    pub packets: [u64; 2],
+    /// Payload bytes sent by each end.
+    pub bytes: [u64; 2],
+    /// When the flow was opened.
+    pub opened: u64,
+    /// Every fact of its life.
+    pub facts: u64,
+}
+
+const _: () = assert!(size_of::<FlowEvent>() == 112 && size_of::<ClosedEvent>() == 160);
+
+/// Keys that can be written into an event.
+pub trait EventKey {
+    /// Writes the key's family, addresses, ports and scope.
+    fn fill(&self, event: &mut FlowEvent);
+}
+
+impl EventKey for FlowKey4 {
+    #[inline(always)]
+    fn fill(&self, event: &mut FlowEvent) {
+        event.family = 4;
+        event.addr = [[self.addr[0], 0, 0, 0], [self.addr[1], 0, 0, 0]];
+        event.port = self.port;
+        event.scope = self.scope;
+    }
+}
+
+impl EventKey for FlowKey6 {
+    #[inline(always)]
+    fn fill(&self, event: &mut FlowEvent) {
+        event.family = 6;
+        event.addr = self.addr;
+        event.port = self.port;
+        event.scope = self.scope;
+    }
+}
+
+impl EventKey for FlowKey {
+    fn fill(&self, event: &mut FlowEvent) {
+        match self {
+            Self::V4(key) => key.fill(event),
+            Self::V6(key) => key.fill(event),
+        }
+    }
+}
+
+impl FlowEvent {
+    /// The flow's key.
+    #[must_use]
+    pub const fn key(&self) -> FlowKey {
+        let &Self { family, addr, port, scope, .. } = self;
+        match family {
+            4 => FlowKey::V4(FlowKey4 { addr: [addr[0][0], addr[1][0]], port, scope }),
+            _ => FlowKey::V6(FlowKey6 { addr, port, scope }),
+        }
+    }
+
+    /// The segment's sender, or the end that the sweep speaks of.
+    #[must_use]
+    pub const fn sender_end(&self) -> End {
+        End::from_bit(self.sender as u64)
+    }
+
+    /// The verdict before.
+    #[must_use]
+    pub const fn verdict_before(&self) -> Verdict {
+        Verdict(self.before)
+    }
+
+    /// The verdict now.
+    #[must_use]
+    pub const fn verdict_after(&self) -> Verdict {
+        Verdict(self.after)
+    }
+
+    /// What the segment told.
+    #[must_use]
+    pub const fn fact_set(&self) -> Facts {
+        Facts(self.facts)
+    }
+
+    /// The segment's flags.
+    #[must_use]
+    pub const fn tcp_flags(&self) -> TcpFlags {
+        TcpFlags(self.flags)
+    }
+
+    /// An event of this version and kind.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(kind: EventKind) -> Self {
+        Self { version: ABI_VERSION, kind: kind as u8, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_the_event() {
+        let v4 = FlowKey::V4(FlowKey4 { addr: [1, 2], port: [3, 4], scope: 5 });
+        let v6 = FlowKey::V6(FlowKey6 { addr: [[1, 2, 3, 4], [5, 6, 7, 8]], port: [9, 10], scope: 11 });
+        for key in [v4, v6] {
+            let mut event = FlowEvent::new(EventKind::Verdict);
+            key.fill(&mut event);
+            assert_eq!(event.key(), key);
+        }
+    }
+}

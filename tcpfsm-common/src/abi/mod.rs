@@ -1,0 +1,23 @@
+//! What crosses the kernel boundary, and nothing else does: map keys and values, ring-buffer events,
+//! per-CPU counters, configuration.
+//!
+//! Every type is `repr(C)` without padding (zerocopy refuses to derive `IntoBytes` otherwise), has no enum,
+//! bool or `Option` in it, and a size that is asserted. Bump [`ABI_VERSION`] when any of them changes: pinned
+//! maps of another version are not adopted.
+
+mod config;
+mod counter;
+mod event;
+mod record;
+mod sweep;
+mod verdict;
+
+pub use config::KernelConfig;
+pub use counter::{Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of};
+pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent};
+pub use record::{Evidence, FlowRecord, Shared};
+pub use sweep::{SweepReport, SweepRequest};
+pub use verdict::{CloseReason, Verdict};
+
+/// The version of everything in this module.
+pub const ABI_VERSION: u16 = 1;

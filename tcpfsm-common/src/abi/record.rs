@@ -1,0 +1,186 @@
+//! The flow record: one verdict for the flow, evidence per direction.
+//!
+//! ```text
+//!   0 ┌──────────────────────────────┐
+//!     │ Shared: verdict (CAS),       │  written on transitions only, read by both directions
+//!     │ since, opened, interfaces    │
+//!  64 ├──────────────────────────────┤
+//!     │ Evidence of what Low sent    │  written by that direction's segments only
+//! 128 ├──────────────────────────────┤
+//!     │ Evidence of what High sent   │  written by that direction's segments only
+//! 192 └──────────────────────────────┘
+//! ```
+//!
+//! A map element has a 48-byte header and, for IPv4, a 16-byte key before the value: with 192 bytes of value
+//! every part is a cache line of its own, so that two CPUs that carry one flow's two directions share no
+//! line that either of them writes for an ordinary segment.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{flow::End, seq::SeqNum};
+
+/// What one end was seen to send. Single writer: the segments of that direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct Evidence {
+    /// Initial sequence number; for a pickup, the first number seen.
+    pub iss: SeqNum,
+    /// The end of the highest segment sent. Once [`Self::FIN`] is set it is the number after the FIN.
+    pub nxt: SeqNum,
+    /// Everything before this was sent without a hole.
+    pub contig: SeqNum,
+    /// One range beyond the hole: its start …
+    pub ooo_start: SeqNum,
+    /// … and its end; empty when equal.
+    pub ooo_end: SeqNum,
+    /// The highest acknowledgment sent that was acceptable: what this end has for certain.
+    pub ack: SeqNum,
+    /// The last acknowledgment sent, acceptable or not: a "no such socket" reset quotes it.
+    pub last_ack: SeqNum,
+    /// The right edge of the window that this end offers (ack + scaled window), the highest so far.
+    pub edge: SeqNum,
+    /// The last timestamp that the receiver took (TS.Recent, RFC 7323 §4.3).
+    pub tsval: u32,
+    /// `SEEN` and the other bits below; bits 12–15 count strikes.
+    pub flags: u16,
+    /// The window scale offered in the SYN.
+    pub scale: u8,
+    /// Which generation of the flow this evidence belongs to: evidence of both ends says something about
+    /// each other only where these are equal.
+    pub generation: u8,
+    /// Time of the last segment in the upper 48 bits (of nanoseconds), its IPv4 identification in the lower 16.
+    pub stamp: u64,
+    /// Segments sent.
+    pub packets: u64,
+    /// Payload bytes sent, retransmissions included.
+    pub bytes: u64,
+}
+
+impl Evidence {
+    /// Something was sent in this generation.
+    pub const SEEN: u16 = 1;
+    /// `iss` is an initial sequence number: a SYN was seen.
+    pub const SYN: u16 = 1 << 1;
+    /// A SYN-ACK was sent.
+    pub const SYN_ACK: u16 = 1 << 2;
+    /// A FIN was sent; `nxt` is the number after it.
+    pub const FIN: u16 = 1 << 3;
+    /// The SYN offered a window scale.
+    pub const SCALE: u16 = 1 << 4;
+    /// `tsval` holds a timestamp.
+    pub const TIMESTAMPS: u16 = 1 << 5;
+    /// A SYN was sent into a live connection and nothing but resets since.
+    pub const SYN_ON_LIVE: u16 = 1 << 6;
+    /// The SYN carried data.
+    pub const SYN_DATA: u16 = 1 << 7;
+    /// `ack` and `edge` hold values: this end sent an ACK.
+    pub const EDGE: u16 = 1 << 8;
+    /// The last window offered was zero.
+    pub const ZERO_WINDOW: u16 = 1 << 9;
+    /// The SYN offered SACK.
+    pub const SACK: u16 = 1 << 10;
+    /// One strike, see [`Self::strikes`].
+    pub const STRIKE: u16 = 1 << 12;
+    const STRIKES: u16 = 0xf << 12;
+
+    /// Whether all bits of `mask` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, mask: u16) -> bool {
+        self.flags & mask == mask
+    }
+
+    /// How many times running this end sent something that did not fit what was seen so far.
+    #[inline(always)]
+    #[must_use]
+    pub const fn strikes(&self) -> u16 {
+        self.flags >> 12
+    }
+
+    /// Counts a strike, up to 15.
+    #[inline(always)]
+    pub const fn strike(&mut self) {
+        if self.flags & Self::STRIKES != Self::STRIKES {
+            self.flags += Self::STRIKE;
+        }
+    }
+
+    /// Forgets the strikes.
+    #[inline(always)]
+    pub const fn clear_strikes(&mut self) {
+        self.flags &= !Self::STRIKES;
+    }
+
+    /// When the last segment was seen, in nanoseconds with a grain of 65.5 µs.
+    #[inline(always)]
+    #[must_use]
+    pub const fn last_seen(&self) -> u64 {
+        self.stamp & !0xffff
+    }
+
+    /// The IPv4 identification of the last segment.
+    #[inline(always)]
+    #[must_use]
+    pub const fn last_ip_id(&self) -> u16 {
+        self.stamp as u16
+    }
+}
+
+/// What both directions read and only transitions write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct Shared {
+    /// The [`Verdict`](super::Verdict) word: both states and all that changes with them, in one CAS.
+    pub verdict: u64,
+    /// When each end entered its state, nanoseconds, low end first.
+    pub since: [u64; 2],
+    /// When this generation of the flow began.
+    pub opened: u64,
+    /// Every fact of this generation.
+    pub facts: u64,
+    /// The interface on which each direction was first seen, low end's first; 0 when not yet.
+    pub ifindex: [u32; 2],
+    /// Retransmitted segments of each direction.
+    pub rtx: [u32; 2],
+    /// MSS offered by each end; 0 when not seen.
+    pub mss: [u16; 2],
+    /// Sweep bookkeeping: the sweep that last reported this flow as stuck.
+    pub reported: u32,
+}
+
+/// The value of the flow maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct FlowRecord {
+    /// Verdict and what changes with it.
+    pub shared: Shared,
+    /// Evidence of what each end sent, low end first.
+    pub sent: [Evidence; 2],
+}
+
+impl FlowRecord {
+    /// Evidence of what `end` sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sent_by(&self, end: End) -> &Evidence {
+        match end {
+            End::Low => &self.sent[0],
+            End::High => &self.sent[1],
+        }
+    }
+
+    /// When the flow was last heard of, from either end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn last_seen(&self) -> u64 {
+        let (low, high) = (self.sent[0].last_seen(), self.sent[1].last_seen());
+        if low > high { low } else { high }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Evidence>() == 64);
+    assert!(size_of::<Shared>() == 64);
+    assert!(size_of::<FlowRecord>() == 192);
+    assert!(align_of::<FlowRecord>() == 8, "map values are aligned to 8 bytes, no more");
+};

@@ -1,0 +1,290 @@
+//! The verdict: both ends' states and what must change together with them, in one 64-bit word.
+
+use crate::{
+    flow::{Direction, End},
+    fsm::State,
+};
+
+/// Both states, whether each is confirmed, what to roll back to, and the generation.
+///
+/// ```text
+///  bit 0   4   8  9  10  14  18 19 20 21 22 23 24 25 26     32      48     56
+///      low high cl ch pl  ph  o  pk cd tw rl rh al os pr     gen     reason
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Verdict(pub u64);
+
+/// How a flow ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// It has not.
+    #[default]
+    Open = 0,
+    /// By FIN from both ends.
+    Finish = 1,
+    /// By a reset from the originator.
+    ResetByOriginator = 2,
+    /// By a reset from the responder.
+    ResetByResponder = 3,
+    /// Its time ran out.
+    Timeout = 4,
+    /// The connection request was refused.
+    Refused = 5,
+    /// The connection request could not be delivered.
+    Unreachable = 6,
+    /// The map needed the room.
+    Evicted = 7,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of the codes.
+    pub const ALL: [Self; 8] = [
+        Self::Open,
+        Self::Finish,
+        Self::ResetByOriginator,
+        Self::ResetByResponder,
+        Self::Timeout,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Evicted,
+    ];
+
+    /// The reason with this code.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Finish,
+            2 => Self::ResetByOriginator,
+            3 => Self::ResetByResponder,
+            4 => Self::Timeout,
+            5 => Self::Refused,
+            6 => Self::Unreachable,
+            7 => Self::Evicted,
+            _ => Self::Open,
+        }
+    }
+
+    /// The name used in metrics and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Finish => "finish",
+            Self::ResetByOriginator => "reset_by_originator",
+            Self::ResetByResponder => "reset_by_responder",
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Evicted => "evicted",
+        }
+    }
+}
+
+impl Verdict {
+    const STATE: u64 = 0xf;
+    const CONFIRMED_SHIFT: u64 = 8;
+    const PREVIOUS_SHIFT: u64 = 10;
+    const ORIGINATOR: u64 = 1 << 18;
+    const REASON_SHIFT: u64 = 48;
+    const GENERATION_SHIFT: u64 = 32;
+
+    /// The flow was picked up in mid-stream; its originator is a guess.
+    pub const PICKED_UP: u64 = 1 << 19;
+    /// A stray segment was seen, not enough for a flow: shown as closed until something fits it.
+    pub const CANDIDATE: u64 = 1 << 20;
+    /// A SYN reopened a TIME-WAIT; the end in it has not agreed yet.
+    pub const REOPENING: u64 = 1 << 21;
+    /// A reset sent by the low end was accepted; the next bit stands for the high end.
+    pub const RESET_BY_LOW: u64 = 1 << 22;
+    /// Only one direction is seen.
+    pub const ONE_SIDED: u64 = 1 << 25;
+    /// The record moved from the embryonic map to the flow map: look there.
+    pub const PROMOTED: u64 = 1 << 26;
+
+    /// The state of one end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self, end: End) -> State {
+        State::from_code((self.0 >> (4 * end as u64) & Self::STATE) as u8)
+    }
+
+    /// Whether that end itself sent a segment that proves its state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_confirmed(self, end: End) -> bool {
+        self.0 >> (Self::CONFIRMED_SHIFT + end as u64) & 1 != 0
+    }
+
+    /// The state to return to when the wire disproves the present one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn previous(self, end: End) -> State {
+        State::from_code((self.0 >> (Self::PREVIOUS_SHIFT + 4 * end as u64) & Self::STATE) as u8)
+    }
+
+    /// Puts one end into a state, remembering the one it was in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_state(self, end: End, state: State, confirmed: bool) -> Self {
+        let at = 4 * end as u64;
+        let old = self.0 >> at & Self::STATE;
+        let mut word = self.0;
+        if old != state as u64 {
+            let previous = Self::PREVIOUS_SHIFT + at;
+            word = word & !(Self::STATE << previous) | old << previous;
+            word = word & !(Self::STATE << at) | (state as u64) << at;
+        }
+        let bit = Self::CONFIRMED_SHIFT + end as u64;
+        Self(word & !(1 << bit) | (confirmed as u64) << bit)
+    }
+
+    /// Sets or clears a bit of the word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, bits: u64, set: bool) -> Self {
+        Self(if set { self.0 | bits } else { self.0 & !bits })
+    }
+
+    /// Whether any of `bits` is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// The originator: who sent the first SYN, or is guessed to have.
+    #[inline(always)]
+    #[must_use]
+    pub const fn originator(self) -> End {
+        End::from_bit(self.0 >> 18)
+    }
+
+    /// Names the originator.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_originator(self, end: End) -> Self {
+        self.with(Self::ORIGINATOR, matches!(end, End::High))
+    }
+
+    /// Which way a segment from `sender` goes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn direction(self, sender: End) -> Direction {
+        if self.originator() as u8 == sender as u8 { Direction::Original } else { Direction::Reply }
+    }
+
+    /// How many times this four-tuple has been opened, modulo 2¹⁶.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> Self::GENERATION_SHIFT) as u16
+    }
+
+    /// The next generation: everything forgotten but the states and the count.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next_generation(self) -> Self {
+        let generation = self.generation().wrapping_add(1) as u64;
+        Self(self.0 & 0x3_ffff | generation << Self::GENERATION_SHIFT)
+    }
+
+    /// How the flow ended.
+    #[inline(always)]
+    #[must_use]
+    pub const fn close_reason(self) -> CloseReason {
+        CloseReason::from_code((self.0 >> Self::REASON_SHIFT) as u8)
+    }
+
+    /// Says how the flow ended.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_close_reason(self, reason: CloseReason) -> Self {
+        Self(self.0 & !(0xff << Self::REASON_SHIFT) | (reason as u64) << Self::REASON_SHIFT)
+    }
+
+    /// Whether an accepted reset was sent in the name of `end`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn was_reset_by(self, end: End) -> bool {
+        self.has(Self::RESET_BY_LOW << end as u64)
+    }
+
+    /// Marks that an accepted reset was, or was not, sent in the name of `end`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_reset_by(self, end: End, set: bool) -> Self {
+        self.with(Self::RESET_BY_LOW << end as u64, set)
+    }
+
+    /// Whether both ends have no state for this flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        self.state(End::Low).is_closed() && self.state(End::High).is_closed()
+    }
+
+    /// Whether the handshake is under way, or nothing but a stray was seen.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_embryonic(self) -> bool {
+        !(self.state(End::Low).is_synchronized() && self.state(End::High).is_synchronized())
+    }
+
+    /// Whether both ends are in ESTABLISHED and have proved it, and nothing else is pending: nearly every
+    /// segment of nearly every flow finds this.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        const MASK: u64 = 0x3ff | 0xff << 19;
+        const SETTLED: u64 =
+            State::Established as u64 | (State::Established as u64) << 4 | 3 << Verdict::CONFIRMED_SHIFT;
+        self.0 & MASK & !Self::PICKED_UP == SETTLED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_remembers_the_one_before() {
+        let v = Verdict::default()
+            .with_state(End::Low, State::SynSent, true)
+            .with_state(End::High, State::SynRecv, false)
+            .with_state(End::Low, State::Established, false);
+        assert_eq!(v.state(End::Low), State::Established);
+        assert_eq!(v.previous(End::Low), State::SynSent);
+        assert_eq!(v.state(End::High), State::SynRecv);
+        assert!(!v.is_confirmed(End::Low) && !v.is_confirmed(End::High));
+        assert_eq!(v.with_state(End::Low, State::Established, true).previous(End::Low), State::SynSent);
+    }
+
+    #[test]
+    fn generation_and_reason_do_not_touch_the_states() {
+        let mut v = Verdict::default().with_state(End::High, State::TimeWait, true).with_originator(End::High);
+        for expected in 1..=3 {
+            v = v.with_close_reason(CloseReason::Finish).with_reset_by(End::Low, true).next_generation();
+            assert_eq!(v.generation(), expected);
+            assert_eq!(v.state(End::High), State::TimeWait);
+            assert_eq!(v.close_reason(), CloseReason::Open);
+            assert!(!v.was_reset_by(End::Low));
+        }
+        assert_eq!(Verdict(0xffff << 32).next_generation().generation(), 0);
+    }
+
+    #[test]
+    fn settled_means_both_established_and_confirmed() {
+        let both = |confirmed| {
+            Verdict::default()
+                .with_state(End::Low, State::Established, confirmed)
+                .with_state(End::High, State::Established, true)
+        };
+        assert!(both(true).is_settled());
+        assert!(both(true).with(Verdict::PICKED_UP, true).with_originator(End::High).is_settled());
+        assert!(!both(false).is_settled());
+        assert!(!both(true).with_state(End::Low, State::FinWait1, true).is_settled());
+        assert!(!both(true).with_reset_by(End::High, true).is_settled());
+    }
+}

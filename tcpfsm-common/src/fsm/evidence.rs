@@ -1,0 +1,165 @@
+//! What an end was seen to send, brought up to date by one segment.
+
+use crate::{
+    abi::Evidence,
+    fact::{Fact, Facts},
+    segment::{Segment, TcpFlags, TcpOptions},
+    seq::SeqNum,
+};
+
+/// The scale assumed where no SYN was seen: the largest, so that nothing in the window is refused.
+const UNKNOWN_SCALE: u8 = 14;
+
+impl Evidence {
+    /// Begins a generation with a SYN, a SYN-ACK, or, for a pickup, whatever came first.
+    #[inline(always)]
+    pub(super) fn start(&mut self, segment: &Segment, generation: u8) {
+        let syn = segment.flags.any(TcpFlags::SYN);
+        let first_data = if syn { segment.seq.plus(1) } else { segment.seq };
+        let mut flags = Self::SEEN;
+        if syn {
+            flags |= Self::SYN;
+            if segment.len > 0 {
+                flags |= Self::SYN_DATA;
+            }
+            if segment.options.has(TcpOptions::HAS_SCALE) {
+                flags |= Self::SCALE;
+            }
+            if segment.options.has(TcpOptions::SACK_PERMITTED) {
+                flags |= Self::SACK;
+            }
+        }
+        self.iss = segment.seq;
+        self.nxt = if syn { segment.end_seq() } else { segment.seq };
+        // Data in a SYN counts only once it is acknowledged: the receiver may ignore it (RFC 7413 §3).
+        self.contig = first_data;
+        self.ooo_start = first_data;
+        self.ooo_end = first_data;
+        self.ack = segment.ack;
+        self.last_ack = segment.ack;
+        self.edge = segment.ack;
+        self.tsval = segment.options.tsval;
+        if segment.options.has(TcpOptions::HAS_TIMESTAMPS) {
+            flags |= Self::TIMESTAMPS;
+        }
+        if segment.flags.any(TcpFlags::ACK) {
+            flags |= Self::EDGE;
+            let scale = if syn { 0 } else { UNKNOWN_SCALE };
+            self.edge = segment.ack.plus(u32::from(segment.window) << scale);
+        }
+        self.flags = flags;
+        self.scale = segment.options.scale;
+        self.generation = generation;
+        self.packets = 0;
+        self.bytes = 0;
+    }
+
+    /// Counts a segment of this end, whatever it said.
+    #[inline(always)]
+    pub fn count(&mut self, segment: &Segment, now: u64) {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u64::from(segment.len));
+        self.stamp = now & !0xffff | u64::from(segment.ip_id);
+    }
+
+    /// The shift of this end's window: both ends must have offered one (RFC 7323 §2.2).
+    #[inline(always)]
+    fn window_shift(&self, peer: &Self) -> u8 {
+        if !self.has(Self::SYN) {
+            UNKNOWN_SCALE
+        } else if self.has(Self::SCALE) && (peer.has(Self::SCALE) || !peer.has(Self::SYN)) {
+            self.scale & 15
+        } else {
+            0
+        }
+    }
+
+    /// Takes an acceptable ACK or FIN segment of this end into account. `peer_ack` is what the peer has
+    /// acknowledged, where that can be known.
+    #[inline(always)]
+    pub(super) fn accept(&mut self, segment: &Segment, peer: &Self, attached: bool, facts: &mut Facts) {
+        let end = segment.end_seq();
+        let acked = attached && peer.has(Self::EDGE);
+        if acked {
+            // Acknowledged means received, whether or not it was seen to be sent.
+            self.contig = self.contig.latest(peer.ack);
+        }
+        if segment.len > 0 && !self.nxt.before(end) {
+            facts.add(Fact::Rtx);
+            if acked && !end.after(peer.ack) {
+                facts.add(Fact::SpuriousRtx);
+            }
+        }
+        if self.has(Self::FIN) {
+            if segment.len > 0 && end.after(self.nxt) {
+                facts.add(Fact::DataAfterFin);
+                return;
+            }
+        } else {
+            if segment.seq.after(self.nxt) && segment.len == 0 {
+                facts.add(Fact::CaptureGap);
+            }
+            self.nxt = self.nxt.latest(end);
+        }
+        self.extend(segment.seq, end, facts);
+        if segment.flags.any(TcpFlags::FIN) {
+            // A FIN is the last there is: were anything beyond it seen before, it was not this end's.
+            self.flags |= Self::FIN;
+            self.nxt = end;
+        }
+        self.take_window(segment, peer, facts);
+        if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
+            && (!self.has(Self::TIMESTAMPS) || !acked || !segment.seq.after(peer.ack))
+        {
+            // RFC 7323 §4.3: TS.Recent follows segments at the left edge only.
+            self.tsval = segment.options.tsval;
+            self.flags |= Self::TIMESTAMPS;
+        }
+    }
+
+    /// Takes the acknowledgment and the window of an acceptable segment.
+    #[inline(always)]
+    pub(super) fn take_window(&mut self, segment: &Segment, peer: &Self, facts: &mut Facts) {
+        let shift = if segment.flags.any(TcpFlags::SYN) { 0 } else { self.window_shift(peer) };
+        let edge = segment.ack.plus(u32::from(segment.window) << shift);
+        self.ack = if self.has(Self::EDGE) { self.ack.latest(segment.ack) } else { segment.ack };
+        self.last_ack = segment.ack;
+        self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
+        self.flags |= Self::EDGE;
+        if segment.window == 0 {
+            if !self.has(Self::ZERO_WINDOW) {
+                facts.add(Fact::ZeroWindow);
+            }
+            self.flags |= Self::ZERO_WINDOW;
+        } else {
+            self.flags &= !Self::ZERO_WINDOW;
+        }
+    }
+
+    /// Extends what was sent without a hole by `[seq, end)`, remembering one range beyond a hole.
+    #[inline(always)]
+    fn extend(&mut self, seq: SeqNum, end: SeqNum, facts: &mut Facts) {
+        if seq == end {
+            return;
+        }
+        if !seq.after(self.contig) {
+            self.contig = self.contig.latest(end);
+            if self.ooo_start != self.ooo_end && !self.ooo_start.after(self.contig) {
+                self.contig = self.contig.latest(self.ooo_end);
+                self.ooo_start = self.ooo_end;
+            }
+            return;
+        }
+        facts.add(Fact::OutOfOrder);
+        if self.ooo_start == self.ooo_end || !self.ooo_end.after(self.contig) {
+            self.ooo_start = seq;
+            self.ooo_end = end;
+        } else if !seq.after(self.ooo_end) && !end.before(self.ooo_start) {
+            if seq.before(self.ooo_start) {
+                self.ooo_start = seq;
+            }
+            self.ooo_end = self.ooo_end.latest(end);
+        }
+        // A second hole: the nearer range is kept, the receiver's acknowledgments tell of the other.
+    }
+}

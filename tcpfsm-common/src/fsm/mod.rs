@@ -1,0 +1,26 @@
+//! The RFC 9293 machine of both ends, as an observer in the middle can know it.
+//!
+//! ```text
+//!   segment ─► window.rs      is it acceptable to the end it was sent to?
+//!           ─► evidence.rs    what has its sender now sent for certain?
+//!           ─► track.rs       which events is that, at which end?     (reset.rs for resets)
+//!           ─► transition.rs  the diagram
+//! ```
+//!
+//! We are the man in the middle: segments go by, but may be lost before they arrive, and what an application
+//! does without sending anything cannot be seen at all. So every state is either *confirmed* (that end sent
+//! something that proves it) or *assumed* (something was sent to it), and assumptions are rolled back when
+//! the wire disproves them.
+
+mod evidence;
+mod reset;
+mod state;
+mod timeout;
+mod track;
+mod transition;
+mod window;
+
+pub use state::{State, UnknownState};
+pub use timeout::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, Expiry, expire};
+pub use track::{Change, Config, Step, advance, observe, observe_icmp, observe_settled, settle};
+pub use transition::{Event, next, step};

@@ -1,0 +1,103 @@
+//! How long an end may stay silent in a state, and what happens when it did.
+
+use super::{Event, State, step};
+use crate::{
+    abi::{CloseReason, FlowRecord, SweepRequest, Verdict},
+    flow::End,
+};
+
+/// Default time of silence after which an end counts as closed, in seconds, by state.
+///
+/// `closed` and `listen`: how long a flow with both ends closed stays in the map for stragglers. The others
+/// follow Linux where Linux has a timer (`tcp_syn_retries` 6: 127 s; `tcp_synack_retries` 5: 63 s;
+/// `tcp_fin_timeout` 60 s; `TCP_TIMEWAIT_LEN` 60 s) and `nf_conntrack` where it has none (5 days established).
+/// A leaked CLOSE_WAIT lives as long as its process, so it gets as long as an established one.
+pub const DEFAULT_TIMEOUT_SECONDS: [u64; 11] = [10, 10, 130, 70, 432_000, 300, 120, 432_000, 120, 120, 60];
+
+/// Default time in a state after which an end is stuck, in seconds; 0 where staying is normal.
+pub const DEFAULT_STUCK_SECONDS: [u64; 11] = [0, 0, 10, 10, 0, 60, 0, 60, 30, 60, 0];
+
+/// What the clock says of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The verdict after the ends whose time ran out are closed.
+    pub verdict: Verdict,
+    /// Whether nothing is left of the flow: both ends have been closed for long enough.
+    pub remove: bool,
+}
+
+/// Ends the states whose time ran out. Silence counts from the flow's last segment, from either end; for
+/// TIME_WAIT and CLOSED, time counts from the state's beginning.
+#[inline(always)]
+#[must_use]
+pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
+    let before = Verdict(record.shared.verdict);
+    let silent = request.now.saturating_sub(record.last_seen());
+    let mut verdict = before;
+    let mut ended = 0;
+    for (end, since) in [End::Low, End::High].into_iter().zip(record.shared.since) {
+        let state = before.state(end);
+        let in_state = request.now.saturating_sub(since);
+        let elapsed = if matches!(state, State::TimeWait) { in_state } else { silent };
+        let timeout = request.timeout[state as usize];
+        if timeout == 0 || elapsed < timeout {
+            continue;
+        }
+        if state.is_closed() {
+            ended += 1;
+        } else {
+            verdict = verdict.with_state(end, step(state, Event::Expired), false);
+        }
+    }
+    if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {
+        verdict = verdict.with_close_reason(CloseReason::Timeout);
+    }
+    Expiry { verdict, remove: ended == 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(low: State, high: State, since: [u64; 2], last_seen: u64) -> FlowRecord {
+        let mut record = FlowRecord::default();
+        record.shared.verdict =
+            Verdict::default().with_state(End::Low, low, true).with_state(End::High, high, true).0;
+        record.shared.since = since;
+        record.sent[0].stamp = last_seen;
+        record
+    }
+
+    fn request(now: u64) -> SweepRequest {
+        let mut timeout = DEFAULT_TIMEOUT_SECONDS;
+        timeout.iter_mut().for_each(|s| *s *= 1_000_000_000);
+        SweepRequest { now, timeout, ..SweepRequest::default() }
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn time_wait_counts_from_its_beginning() {
+        let record = record(State::TimeWait, State::Closed, [10 * SECOND; 2], 60 * SECOND);
+        assert_eq!(expire(&record, &request(69 * SECOND)).verdict.state(End::Low), State::TimeWait);
+        assert_eq!(expire(&record, &request(70 * SECOND)).verdict.state(End::Low), State::Closed);
+    }
+
+    #[test]
+    fn silence_counts_from_the_last_segment() {
+        let record = record(State::SynSent, State::SynRecv, [0; 2], 100 * SECOND);
+        let expiry = expire(&record, &request(171 * SECOND));
+        assert_eq!(expiry.verdict.state(End::Low), State::SynSent);
+        assert_eq!(expiry.verdict.state(End::High), State::Closed);
+        let expiry = expire(&record, &request(231 * SECOND));
+        assert_eq!(expiry.verdict.close_reason(), CloseReason::Timeout);
+        assert!(!expiry.remove);
+    }
+
+    #[test]
+    fn a_closed_flow_lingers_and_goes() {
+        let record = record(State::Closed, State::Closed, [0; 2], 100 * SECOND);
+        assert!(!expire(&record, &request(109 * SECOND)).remove);
+        assert!(expire(&record, &request(111 * SECOND)).remove);
+    }
+}

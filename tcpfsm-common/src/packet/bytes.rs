@@ -1,0 +1,40 @@
+//! The one way in which the parser reads a packet.
+
+/// A packet that can be read at an offset.
+///
+/// In the kernel an implementation must prove every access to the verifier; a fixed-size read that either
+/// succeeds or says `None` is all the parser ever needs.
+pub trait PacketBytes {
+    /// The `N` bytes at `offset`, or `None` where the packet ends before.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// One byte.
+    #[inline(always)]
+    fn u8(&self, offset: usize) -> Option<u8> {
+        self.read::<1>(offset).map(|[byte]| byte)
+    }
+
+    /// A 16-bit number in network order.
+    #[inline(always)]
+    fn u16(&self, offset: usize) -> Option<u16> {
+        self.read(offset).map(u16::from_be_bytes)
+    }
+
+    /// A 32-bit number in network order.
+    #[inline(always)]
+    fn u32(&self, offset: usize) -> Option<u32> {
+        self.read(offset).map(u32::from_be_bytes)
+    }
+}
+
+impl PacketBytes for [u8] {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+}
+
+impl PacketBytes for &[u8] {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        (**self).read(offset)
+    }
+}

@@ -1,0 +1,98 @@
+//! IPv6 and a bounded walk over its extension headers (RFC 8200 §4).
+
+use super::{PacketBytes, Skip, Transport};
+
+/// How many extension headers are walked before the packet is given up.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
+
+const HOP_BY_HOP: u8 = 0;
+const TCP: u8 = 6;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const ESP: u8 = 50;
+const AUTHENTICATION: u8 = 51;
+const ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+const HIP: u8 = 139;
+const SHIM6: u8 = 140;
+
+/// What the parser keeps of an IPv6 header and its extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// Source address.
+    pub src: [u8; 16],
+    /// Destination address.
+    pub dst: [u8; 16],
+    /// What follows.
+    pub transport: Transport,
+    /// Where it begins.
+    pub payload: usize,
+    /// How long it is.
+    pub payload_len: usize,
+}
+
+/// Parses an IPv6 header at `offset` and walks to the transport header.
+///
+/// # Errors
+/// See [`Skip`].
+#[inline(always)]
+pub fn parse_ipv6<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> Result<Ipv6, Skip> {
+    let fixed: [u8; 8] = bytes.read(offset).ok_or(Skip::Truncated)?;
+    if fixed[0] >> 4 != 6 {
+        return Err(Skip::BadHeader);
+    }
+    let src: [u8; 16] = bytes.read(offset + 8).ok_or(Skip::Truncated)?;
+    let dst: [u8; 16] = bytes.read(offset + 24).ok_or(Skip::Truncated)?;
+    let start = offset + 40;
+    let end = match usize::from(u16::from_be_bytes([fixed[4], fixed[5]])) {
+        // A jumbogram (RFC 2675), which is how BIG TCP looks on the way out.
+        0 => wire_len,
+        len => start + len,
+    };
+    let (transport, payload) = match fixed[6] {
+        TCP => (Transport::Tcp, start),
+        ICMPV6 => (Transport::Icmp, start),
+        next => walk_extensions(bytes, next, start)?,
+    };
+    let payload_len = end.checked_sub(payload).ok_or(Skip::BadHeader)?;
+    Ok(Ipv6 { src, dst, transport, payload, payload_len })
+}
+
+#[inline(always)]
+fn walk_extensions<B: PacketBytes>(bytes: &B, next: u8, start: usize) -> Result<(Transport, usize), Skip> {
+    let mut next = next;
+    let mut at = start;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let step = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | HIP | SHIM6 => {
+                let [following, len] = bytes.read(at).ok_or(Skip::Truncated)?;
+                next = following;
+                (usize::from(len) + 1) * 8
+            }
+            AUTHENTICATION => {
+                let [following, len] = bytes.read(at).ok_or(Skip::Truncated)?;
+                next = following;
+                (usize::from(len) + 2) * 4
+            }
+            FRAGMENT => {
+                let [following, _, hi, lo] = bytes.read(at).ok_or(Skip::Truncated)?;
+                // An atomic fragment (RFC 6946), offset 0 and nothing more, is a whole packet.
+                if u16::from_be_bytes([hi, lo]) & 0xfff9 != 0 {
+                    return Err(Skip::Fragment);
+                }
+                next = following;
+                8
+            }
+            ESP => return Err(Skip::ExtensionHeader),
+            _ => return Err(Skip::NotTcp),
+        };
+        at += step;
+        match next {
+            TCP => return Ok((Transport::Tcp, at)),
+            ICMPV6 => return Ok((Transport::Icmp, at)),
+            _ => {}
+        }
+    }
+    Err(Skip::ExtensionHeader)
+}
