@@ -1,5 +1,7 @@
 //! What the host knows of its sockets, asked about real ones.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its sockets has failed")]
+
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -194,4 +196,25 @@ fn two_thousand_sockets_are_listed_quickly() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(count(&sock_diag.list(States::of(&[State::Established])).unwrap()), 200);
     assert_eq!(count(&sock_diag.list(States::of(&[State::Listen])).unwrap()), 1);
+}
+
+#[test]
+fn a_socket_knows_the_cgroup_that_made_it() {
+    use std::os::unix::fs::MetadataExt as _;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = Host::new().listener(listener.local_addr().unwrap()).unwrap().unwrap();
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        println!("skipped: no cgroup v2");
+        return;
+    };
+    let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let Some(root) =
+        roots.iter().find(|root| std::fs::exists(format!("{root}/cgroup.procs")).unwrap_or(false))
+    else {
+        println!("skipped: cgroup v2 is not mounted where it usually is");
+        return;
+    };
+    let directory = std::fs::metadata(format!("{root}/{path}")).unwrap();
+    assert_eq!(socket.cgroup, Some(directory.ino()));
 }

@@ -52,7 +52,7 @@ impl Placement {
 }
 
 fn line(line: &str) -> Option<(u8, &str)> {
-    // A v1 controller list may hold a colon? No; but a path may.
+    // The path may hold colons of its own: containerd's does.
     let mut fields = line.splitn(3, ':');
     let (hierarchy, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
     let rank = match (hierarchy, controllers) {
@@ -109,8 +109,11 @@ mod tests {
     const ID: &str = "3f1c0a9d7be24c5f8e6b1a2d3c4f5e6078091a2b3c4d5e6f708192a3b4c5d6e7";
     const UID: &str = "8f0ccd94-1b1a-4d0b-9d50-6a5ae8a0c0de";
 
+    type Text = &'static str;
+    type Expected = Option<&'static str>;
+
     /// A description, `/proc/PID/cgroup` with `{id}`, `{uid}` and `{uid_}` to fill in, then unit, container, pod.
-    const CASES: &[(&str, &str, Option<&str>, Option<&str>, Option<&str>)] = &[
+    const CASES: &[(Text, Text, Expected, Expected, Expected)] = &[
         ("kernel thread, v2", "0::/", None, None, None),
         ("no such file", "", None, None, None),
         ("system service, v2", "0::/system.slice/nginx.service", Some("nginx.service"), None, None),

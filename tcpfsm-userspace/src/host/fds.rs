@@ -3,6 +3,8 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::CStr,
+    fs::File,
+    io::Read as _,
     mem::MaybeUninit,
     time::{Duration, Instant},
 };
@@ -100,7 +102,7 @@ impl FdIndex {
     fn current(&mut self, inode: u32) -> Option<Holder> {
         let holder = *self.holders.get(&inode)?;
         let path = format!("/proc/{}/fd/{}", holder.pid, holder.fd);
-        if socket_inode(rustix::fs::CWD, path.as_str()) == Some(inode) {
+        if socket_inode(rustix::fs::CWD, path.as_str()) == Ok(Some(inode)) {
             return Some(holder);
         }
         self.holders.remove(&inode);
@@ -127,11 +129,15 @@ struct Walk {
     refused: u32,
     cut_short: bool,
     no_proc: Option<Errno>,
+    /// Without pid 1 in sight, `/proc` hides the processes of others (`hidepid=`).
+    hidden: bool,
+    /// In a PID namespace of its own, the processes outside have no pid at all.
+    confined: bool,
 }
 
 impl Walk {
     fn degraded(&self) -> Option<Degraded> {
-        let Self { holders: _, processes, refused, cut_short, no_proc } = self;
+        let Self { holders: _, processes, refused, cut_short, no_proc, hidden, confined } = self;
         let reason = if let Some(error) = no_proc {
             format!("/proc cannot be read ({error}): no flow has an owner")
         } else if *refused > 0 {
@@ -139,6 +145,13 @@ impl Walk {
                 "the sockets of {refused} of {processes} processes cannot be read: \
                  their flows have no owner without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
             )
+        } else if *hidden {
+            "/proc hides the processes of others (hidepid): their flows have no owner without CAP_SYS_PTRACE"
+                .to_owned()
+        } else if *confined {
+            "this is a PID namespace of its own: the flows of processes outside have no owner \
+             (containers: --pid=host, Kubernetes: hostPID)"
+                .to_owned()
         } else if *cut_short {
             format!(
                 "/proc has more open files than can be walked in {} s: some flows have no owner",
@@ -148,6 +161,13 @@ impl Walk {
             return None;
         };
         Some(Degraded { reason })
+    }
+
+    fn refuse(&mut self, pid: u32) {
+        // Kernel threads refuse too, but have no descriptors to hide; nor have they arguments.
+        let mut first = [0];
+        let read = File::open(format!("/proc/{pid}/cmdline")).and_then(|mut file| file.read(&mut first));
+        self.refused += u32::from(read.is_ok_and(|length| length > 0));
     }
 
     fn add(&mut self, inode: u32, pid: u32, fd: u32) {
@@ -184,6 +204,8 @@ fn walk(deadline: Instant) -> Walk {
         }
     };
     let mut pids = RawDir::new(proc.as_fd(), &mut buffer);
+    walk.hidden = true;
+    walk.confined = !sees_every_pid();
     while let Some(Ok(entry)) = pids.next() {
         let Some(pid) = number(entry.file_name()) else { continue };
         if Instant::now() > deadline || walk.cut_short {
@@ -191,9 +213,10 @@ fn walk(deadline: Instant) -> Walk {
             break;
         }
         walk.processes += 1;
+        walk.hidden &= pid != 1;
         match open_dir(proc.as_fd(), format!("{pid}/fd")) {
             Ok(fds) => walk_process(&mut walk, pid, &fds, deadline),
-            Err(Errno::ACCESS | Errno::PERM) => walk.refused += 1,
+            Err(Errno::ACCESS | Errno::PERM) => walk.refuse(pid),
             // It ended while we looked.
             Err(_) => {}
         }
@@ -208,8 +231,16 @@ fn walk_process(walk: &mut Walk, pid: u32, fds: &OwnedFd, deadline: Instant) {
     while let Some(Ok(entry)) = entries.next() {
         let name = entry.file_name();
         let Some(fd) = number(name) else { continue };
-        if let Some(inode) = socket_inode(fds.as_fd(), name) {
-            walk.add(inode, pid, fd);
+        match socket_inode(fds.as_fd(), name) {
+            Ok(Some(inode)) => walk.add(inode, pid, fd),
+            // Root without CAP_SYS_PTRACE may list the descriptors of a process with more capabilities than
+            // its own, but not see what they are.
+            Err(Errno::ACCESS | Errno::PERM) => {
+                walk.refuse(pid);
+                return;
+            }
+            // Another kind of file, or closed while we looked.
+            Ok(None) | Err(_) => {}
         }
         seen = seen.wrapping_add(1);
         if seen.is_multiple_of(1024) && Instant::now() > deadline {
@@ -228,12 +259,26 @@ fn number(name: &CStr) -> Option<u32> {
 }
 
 /// The inode in a link such as `socket:[12345]`; `None` for every other kind of file.
-fn socket_inode(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Option<u32> {
+fn socket_inode(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<Option<u32>, Errno> {
     // The longest link that matters is "socket:[4294967295]".
     let mut buffer = [MaybeUninit::uninit(); 32];
-    let (link, _) = readlinkat_raw(at, path, &mut buffer[..]).ok()?;
-    let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
-    str::from_utf8(digits).ok()?.parse().ok()
+    let (link, _) = readlinkat_raw(at, path, &mut buffer[..])?;
+    Ok(inode_in(link, b"socket:["))
+}
+
+fn inode_in(link: &[u8], prefix: &[u8]) -> Option<u32> {
+    str::from_utf8(link.strip_prefix(prefix)?.strip_suffix(b"]")?).ok()?.parse().ok()
+}
+
+/// Whether this is the first PID namespace; where that cannot be told, it is taken to be.
+fn sees_every_pid() -> bool {
+    // PROC_PID_INIT_INO, include/linux/proc_ns.h.
+    const FIRST: u32 = 0xefff_fffc;
+    let mut buffer = [MaybeUninit::uninit(); 32];
+    match readlinkat_raw(rustix::fs::CWD, c"/proc/self/ns/pid", &mut buffer[..]) {
+        Ok((link, _)) => inode_in(link, b"pid:[").is_none_or(|inode| inode == FIRST),
+        Err(_) => true,
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +289,7 @@ mod tests {
 
     fn inode_of(listener: &TcpListener) -> u32 {
         let path = format!("/proc/self/fd/{}", listener.as_raw_fd());
-        socket_inode(rustix::fs::CWD, path).unwrap()
+        socket_inode(rustix::fs::CWD, path).unwrap().unwrap()
     }
 
     #[test]

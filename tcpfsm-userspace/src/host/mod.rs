@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! (local, remote) ─► sock_diag ─► Socket ─► inode ─► fds ─► pid ─► process ─► comm, exe
-//!                    channel                                       cgroup  ─► unit, container, pod
+//!                    channel     │                                 cgroup  ─► unit, container, pod
+//!                                 └► cgroup id ─► cgroup_ids ─────────────┘
 //! address         ─► addresses ─► local?
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod addresses;
 mod cgroup;
+mod cgroup_ids;
 mod channel;
 mod fds;
 mod owner;

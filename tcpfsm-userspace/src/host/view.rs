@@ -11,6 +11,8 @@ use tcpfsm_common::fsm::State;
 
 use super::{
     addresses::Addresses,
+    cgroup::Placement,
+    cgroup_ids::CgroupIds,
     fds::{FdIndex, Holder},
     owner::{Confidence, Owner},
     process::{Process, Processes},
@@ -24,13 +26,14 @@ const BOUND_DUTY: u32 = 200;
 /// Interfaces to try for one flow.
 const MAX_BOUND: usize = 16;
 
-/// What this host knows of its flows. Each question costs a system call or two; walks of `/proc` and lists of all
+/// What this host knows of its flows. Every question blocks, for microseconds mostly. Each question costs a system call or two; walks of `/proc` and lists of all
 /// sockets are made at a bounded rate only.
 #[derive(Debug)]
 pub struct Host {
     sock_diag: SockDiag,
     fds: FdIndex,
     processes: Processes,
+    cgroups: CgroupIds,
     addresses: Addresses,
     bound: Bound,
     unanswered: Option<String>,
@@ -57,6 +60,7 @@ impl Host {
             sock_diag: SockDiag::new(),
             fds: FdIndex::new(),
             processes: Processes::default(),
+            cgroups: CgroupIds::new(),
             addresses: Addresses::new(),
             bound: Bound { interfaces: BTreeSet::new(), next: Instant::now() },
             unanswered: None,
@@ -79,13 +83,27 @@ impl Host {
     /// socket opened within the last second or so that is not indexed yet.
     pub fn owner_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Owner> {
         let socket = self.socket(local, remote).ok()??;
-        self.owner(&socket, Confidence::Socket)
+        self.owner(&socket)
     }
 
     /// The process that listens at this address and port, wildcard and dual-stack listeners included.
     pub fn listener_owner(&mut self, local: SocketAddr) -> Option<Owner> {
         let listener = self.listener(local).ok()??;
-        self.owner(&listener, Confidence::Listener)
+        self.owner(&listener)
+    }
+
+    /// The unit, container and pod that the flow's socket was made in, where no process can be named: without the
+    /// capabilities for that, or after the socket was closed (but not in TIME_WAIT). Needs cgroup v2 and
+    /// kernel 5.9; `None` also for a socket made in the root cgroup.
+    pub fn placement_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Placement> {
+        let socket = self.socket(local, remote).ok()??;
+        self.placement(&socket)
+    }
+
+    /// The same for a socket at hand, from [`sockets`](Self::sockets) for one.
+    pub fn placement(&mut self, socket: &Socket) -> Option<Placement> {
+        let placement = Placement::of_path(self.cgroups.path(socket.cgroup?)?);
+        (placement != Placement::default()).then_some(placement)
     }
 
     /// The state of the kernel's own socket for this flow; CLOSED when it has none. `None` when that cannot be
@@ -147,11 +165,14 @@ impl Host {
         self.unanswered.as_deref().or_else(|| Some(self.fds.degraded()?.reason.as_str()))
     }
 
-    fn owner(&mut self, socket: &Socket, confidence: Confidence) -> Option<Owner> {
+    /// The owner of a socket at hand; see [`owner_of`](Self::owner_of).
+    pub fn owner(&mut self, socket: &Socket) -> Option<Owner> {
+        let confidence =
+            if socket.state == State::Listen { Confidence::Listener } else { Confidence::Socket };
         let holder = self.fds.holder(socket.inode)?;
         let Process { pid, comm, exe, cmdline: _, started: _, placement } =
             self.processes.find(holder.pid)?.clone();
-        let super::Placement { unit, container, pod } = placement;
+        let Placement { unit, container, pod } = placement;
         Some(Owner { pid, comm, exe, unit, container, pod, confidence })
     }
 
