@@ -13,6 +13,7 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags, RawDir, openat, readlinkat_raw},
     io::Errno,
+    thread::CapabilitySet,
 };
 
 /// A miss is worth a new walk at most this often,
@@ -127,6 +128,8 @@ struct Walk {
     holders: HashMap<u32, Holder>,
     processes: u32,
     refused: u32,
+    /// Of the capabilities that reading the sockets of others takes.
+    missing: Vec<&'static str>,
     cut_short: bool,
     no_proc: Option<Errno>,
     /// Without pid 1 in sight, `/proc` hides the processes of others (`hidepid=`).
@@ -137,13 +140,20 @@ struct Walk {
 
 impl Walk {
     fn degraded(&self) -> Option<Degraded> {
-        let Self { holders: _, processes, refused, cut_short, no_proc, hidden, confined } = self;
+        let Self { holders: _, processes, refused, missing, cut_short, no_proc, hidden, confined } = self;
         let reason = if let Some(error) = no_proc {
             format!("/proc cannot be read ({error}): no flow has an owner")
+        } else if *processes == 0 {
+            "/proc is not mounted: no flow has an owner".to_owned()
         } else if *refused > 0 {
+            let remedy = match missing.as_slice() {
+                // User namespaces and security modules refuse even so.
+                [] => ", whatever our capabilities".to_owned(),
+                missing => format!(" without {}", missing.join(" and ")),
+            };
             format!(
                 "the sockets of {refused} of {processes} processes cannot be read: \
-                 their flows have no owner without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+                 their flows have no owner{remedy}"
             )
         } else if *hidden {
             "/proc hides the processes of others (hidepid): their flows have no owner without CAP_SYS_PTRACE"
@@ -206,6 +216,7 @@ fn walk(deadline: Instant) -> Walk {
     let mut pids = RawDir::new(proc.as_fd(), &mut buffer);
     walk.hidden = true;
     walk.confined = !sees_every_pid();
+    walk.missing = missing_capabilities();
     while let Some(Ok(entry)) = pids.next() {
         let Some(pid) = number(entry.file_name()) else { continue };
         if Instant::now() > deadline || walk.cut_short {
@@ -270,6 +281,15 @@ fn inode_in(link: &[u8], prefix: &[u8]) -> Option<u32> {
     str::from_utf8(link.strip_prefix(prefix)?.strip_suffix(b"]")?).ok()?.parse().ok()
 }
 
+fn missing_capabilities() -> Vec<&'static str> {
+    let held = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let enough = [
+        ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
+        ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE),
+    ];
+    enough.into_iter().filter(|(_, any)| !held.intersects(*any)).map(|(name, _)| name).collect()
+}
+
 /// Whether this is the first PID namespace; where that cannot be told, it is taken to be.
 fn sees_every_pid() -> bool {
     // PROC_PID_INIT_INO, include/linux/proc_ns.h.
@@ -318,10 +338,16 @@ mod tests {
 
     #[test]
     fn the_reason_names_the_capabilities() {
-        let walk = Walk { processes: 9, refused: 4, ..Walk::default() };
-        let reason = walk.degraded().unwrap().reason;
-        assert!(reason.contains("4 of 9") && reason.contains("CAP_SYS_PTRACE"), "{reason}");
-        assert_eq!(Walk::default().degraded(), None);
+        let reason = |walk: &Walk| walk.degraded().map(|degraded| degraded.reason).unwrap_or_default();
+        let mut walk = Walk { processes: 9, ..Walk::default() };
+        assert_eq!(reason(&walk), "", "nothing is missing");
+        walk.refused = 4;
+        walk.missing = vec!["CAP_SYS_PTRACE"];
+        let text = "the sockets of 4 of 9 processes cannot be read: their flows have no owner";
+        assert_eq!(reason(&walk), format!("{text} without CAP_SYS_PTRACE"));
+        walk.missing.clear();
+        assert_eq!(reason(&walk), format!("{text}, whatever our capabilities"));
+        assert!(reason(&Walk::default()).contains("not mounted"));
     }
 
     #[test]

@@ -108,6 +108,8 @@ impl Host {
 
     /// The state of the kernel's own socket for this flow; CLOSED when it has none. `None` when that cannot be
     /// said: the address is not ours, or the kernel did not answer.
+    ///
+    /// The kernel is asked now and the wire was seen a moment ago: a disagreement is one only if it lasts.
     pub fn kernel_state(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<State> {
         if !self.is_local(local.ip()) {
             return None;
