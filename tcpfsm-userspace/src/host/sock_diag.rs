@@ -109,6 +109,9 @@ impl States {
 #[derive(Debug)]
 pub struct SockDiag {
     channel: Channel,
+    /// Whether the kernel has ever listed its sockets: without `tcp_diag` it answers each question for one with
+    /// the same "not found" as when there is none.
+    has_listed: bool,
 }
 
 impl Default for SockDiag {
@@ -121,7 +124,7 @@ impl SockDiag {
     /// Opens nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { channel: Channel::new() }
+        Self { channel: Channel::new(), has_listed: false }
     }
 
     /// All sockets of both families in these states, without [`Socket::idle`].
@@ -185,7 +188,12 @@ impl SockDiag {
         };
         match self.channel.ask(&request, Scope::One, 2, |response| Some(socket(response))) {
             Ok(found) => Ok(found.into_iter().next()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !self.has_listed {
+                    self.dump(AF_INET, States::of(&[State::Listen]), ExtensionFlags::empty())?;
+                }
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -215,7 +223,10 @@ impl SockDiag {
             states: StateFlags::from_bits_retain(states.0),
             socket_id: SocketId { cookie: NO_COOKIE, ..id },
         };
-        self.channel.ask(&request, Scope::Dump, MAX_SOCKETS, |response| Some(socket(response)))
+        let sockets =
+            self.channel.ask(&request, Scope::Dump, MAX_SOCKETS, |response| Some(socket(response)))?;
+        self.has_listed = true;
+        Ok(sockets)
     }
 }
 
