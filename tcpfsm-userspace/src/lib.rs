@@ -4,7 +4,10 @@
 //! kernel/   aya, and nothing else knows aya: load, attach, events, records, sweep
 //! source/   what brings segments or events in
 //! replay/   capture files through the same machine
+//! host/     what the host itself knows of a flow: its socket, its owner
 //! ```
+
+pub mod host;
 
 /// The kernel programs' object, empty when this was built without `cargo xtask build`.
 pub static BPF_OBJECT: &[u8] = {
