@@ -3,7 +3,7 @@
 //! `scripted.json` must be exact, packet by packet. On `walks.json` the machine must be at least as near to
 //! the kernel's own sockets as the traces' `expect_` values, and final pairs must agree in 78 of 80.
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::atomic::AtomicU64};
+use std::{cell::Cell, collections::HashMap, fs, path::PathBuf};
 
 use serde::Deserialize;
 use tcpfsm_common::{
@@ -91,7 +91,7 @@ fn run(traces: &[Trace]) -> Score {
                     let record = flows.entry(key).or_default();
                     let verdict = Verdict(record.shared.verdict);
                     record.shared.verdict =
-                        observe_icmp(&AtomicU64::new(0), verdict, quoted, record.sent_by(quoted), &error)
+                        observe_icmp(&Cell::new(verdict), verdict, quoted, record.sent_by(quoted), &error)
                             .verdict
                             .0;
                     (key, quoted)

@@ -74,12 +74,11 @@ impl Evidence {
         }
     }
 
-    /// Takes an acceptable ACK or FIN segment of this end into account. `peer_ack` is what the peer has
-    /// acknowledged, where that can be known.
+    /// Takes an acceptable ACK or FIN segment of this end into account. `acked` says whether the
+    /// peer's acknowledgments are of this generation.
     #[inline(always)]
-    pub(super) fn accept(&mut self, segment: &Segment, peer: &Self, attached: bool, facts: &mut Facts) {
+    pub(super) fn accept(&mut self, segment: &Segment, peer: &Self, acked: bool, facts: &mut Facts) {
         let end = segment.end_seq();
-        let acked = attached && peer.has(Self::EDGE);
         if acked {
             // Acknowledged means received, whether or not it was seen to be sent.
             self.contig = self.contig.latest(peer.ack);

@@ -3,7 +3,7 @@
 //! The order is RFC 9293's and Linux's: is the acknowledgment acceptable, is the sequence number, PAWS; then
 //! the sender's own step; then at the receiver the acknowledgment before the FIN.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::cell::Cell;
 
 use super::{
     Event, State, step,
@@ -39,6 +39,34 @@ impl From<KernelConfig> for Config {
             rfc1337: config.flags & KernelConfig::RFC1337 != 0,
             strict: config.flags & KernelConfig::STRICT != 0,
         }
+    }
+}
+
+/// Where the machine keeps the verdict while it works on a segment.
+///
+/// In userspace a [`Cell`]. In the kernel it is map memory behind volatile accesses: what the verifier knows of
+/// a register it must follow along every path, what comes out of a map it knows nothing of.
+pub trait Desk {
+    /// What was written last.
+    fn verdict(&self) -> Verdict;
+    /// Writes it.
+    fn set_verdict(&self, verdict: Verdict);
+    /// The same number, of which the verifier then knows nothing: a decision that is needed again further down
+    /// must not double the paths in between.
+    fn blur(&self, number: u64) -> u64;
+}
+
+impl Desk for Cell<Verdict> {
+    fn verdict(&self) -> Verdict {
+        self.get()
+    }
+
+    fn set_verdict(&self, verdict: Verdict) {
+        self.set(verdict);
+    }
+
+    fn blur(&self, number: u64) -> u64 {
+        number
     }
 }
 
@@ -99,14 +127,10 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
 /// date and says what the verdict is now. `peer` is the evidence of what the other end sent.
 ///
 /// Total: any evidence, verdict and segment give an answer.
-///
-/// `desk` is where the machine keeps the verdict while it works. In the kernel it is map memory: what the
-/// verifier knows of a register it must follow along every path, what comes out of a map it knows nothing of,
-/// and that is the difference between 1,000,000 instructions and a few thousand.
 #[inline(always)]
 #[must_use]
-pub fn observe(
-    desk: &AtomicU64,
+pub fn observe<D: Desk>(
+    desk: &D,
     verdict: Verdict,
     sender: End,
     own: &mut Evidence,
@@ -114,25 +138,57 @@ pub fn observe(
     segment: &Segment,
     config: Config,
 ) -> Step {
-    let mut track = Track::begin(desk, verdict, sender, config);
-    if segment.options.has(TcpOptions::MALFORMED) {
-        track.facts.add(Fact::BadOption);
-    }
     match segment.flags.kind() {
-        SegmentKind::Invalid => track.facts.add(Fact::BadFlags),
-        SegmentKind::Syn => track.syn(own, peer, segment),
-        SegmentKind::SynAck => track.syn_ack(own, peer, segment),
-        SegmentKind::Ack | SegmentKind::Fin => track.ack(own, peer, segment),
-        SegmentKind::Rst => track.reset(own, peer, segment),
+        SegmentKind::Invalid => observe_invalid(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Syn => observe_syn(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::SynAck => observe_syn_ack(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Ack | SegmentKind::Fin => observe_ack(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Rst => observe_reset(desk, verdict, sender, own, peer, segment, config),
     }
-    track.conclude(verdict)
+}
+
+macro_rules! observe_kind {
+    ($($(#[$doc:meta])* $name:ident => $method:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        #[must_use]
+        pub fn $name<D: Desk>(
+            desk: &D,
+            verdict: Verdict,
+            sender: End,
+            own: &mut Evidence,
+            peer: &Evidence,
+            segment: &Segment,
+            config: Config,
+        ) -> Step {
+            let mut track = Track::begin(desk, verdict, sender, config);
+            if segment.options.has(TcpOptions::MALFORMED) {
+                track.facts.add(Fact::BadOption);
+            }
+            track.$method(own, peer, segment);
+            track.conclude(verdict)
+        }
+    )*};
+}
+
+observe_kind! {
+    /// [`observe`] for flags that no conforming stack sends.
+    observe_invalid => invalid;
+    /// [`observe`] for a SYN.
+    observe_syn => syn;
+    /// [`observe`] for a SYN-ACK.
+    observe_syn_ack => syn_ack;
+    /// [`observe`] for data, acknowledgments and FINs.
+    observe_ack => ack;
+    /// [`observe`] for a reset.
+    observe_reset => reset;
 }
 
 /// Advances the machine by an ICMP error about a segment that `quoted` sent; `own` is that end's evidence.
 #[inline(always)]
 #[must_use]
-pub fn observe_icmp(
-    desk: &AtomicU64,
+pub fn observe_icmp<D: Desk>(
+    desk: &D,
     verdict: Verdict,
     quoted: End,
     own: &Evidence,
@@ -170,7 +226,7 @@ pub fn advance(
     let step = if observe_settled(before, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
     } else {
-        observe(&AtomicU64::new(0), before, sender, own, peer, segment, config)
+        observe(&Cell::new(before), before, sender, own, peer, segment, config)
     };
     own.count(segment, now);
     shared.verdict = step.verdict.0;
@@ -235,6 +291,7 @@ const fn is_over(verdict: Verdict) -> bool {
 
 /// A FIN, by what its sender knew when it first left.
 #[derive(Clone, Copy)]
+#[repr(u64)]
 enum Fin {
     /// There is none.
     None,
@@ -246,18 +303,30 @@ enum Fin {
     Again,
 }
 
+impl Fin {
+    #[inline(always)]
+    const fn from_code(code: u64) -> Self {
+        match code {
+            1 => Self::Crossing,
+            2 => Self::Answering,
+            3 => Self::Again,
+            _ => Self::None,
+        }
+    }
+}
+
 /// The work on one segment.
-pub(super) struct Track<'a> {
-    verdict: &'a AtomicU64,
+pub(super) struct Track<'a, D> {
+    verdict: &'a D,
     pub(super) sender: End,
     pub(super) receiver: End,
     pub(super) facts: Facts,
     pub(super) config: Config,
 }
 
-impl<'a> Track<'a> {
+impl<'a, D: Desk> Track<'a, D> {
     #[inline(always)]
-    fn begin(desk: &'a AtomicU64, verdict: Verdict, sender: End, config: Config) -> Self {
+    fn begin(desk: &'a D, verdict: Verdict, sender: End, config: Config) -> Self {
         let mut track =
             Self { verdict: desk, sender, receiver: sender.other(), facts: Facts::default(), config };
         track.set_verdict(verdict);
@@ -266,12 +335,18 @@ impl<'a> Track<'a> {
 
     #[inline(always)]
     pub(super) fn verdict(&self) -> Verdict {
-        Verdict(self.verdict.load(Ordering::Relaxed))
+        self.verdict.verdict()
+    }
+
+    /// A decision that is needed again further down, see [`Desk::blur`].
+    #[inline(always)]
+    fn decide(&self, decision: bool) -> bool {
+        self.verdict.blur(u64::from(decision)) != 0
     }
 
     #[inline(always)]
     pub(super) fn set_verdict(&mut self, verdict: Verdict) {
-        self.verdict.store(verdict.0, Ordering::Relaxed);
+        self.verdict.set_verdict(verdict);
     }
 
     #[inline(always)]
@@ -352,6 +427,11 @@ impl<'a> Track<'a> {
             self.set_verdict(self.verdict().with_close_reason(CloseReason::Open));
         }
         Step { verdict: self.verdict(), facts: self.facts }
+    }
+
+    #[inline(always)]
+    fn invalid(&mut self, _own: &mut Evidence, _peer: &Evidence, _segment: &Segment) {
+        self.facts.add(Fact::BadFlags);
     }
 
     // ── SYN ────────────────────────────────────────────────────────────────────────────────────────────
@@ -638,7 +718,7 @@ impl<'a> Track<'a> {
             own.last_ack = segment.ack;
             return;
         }
-        let attached = attached(own, peer);
+        let attached = self.decide(attached(own, peer));
         if !attached && matches!(self.state_of_sender(), State::SynSent) {
             // It may acknowledge a SYN-ACK that was not seen, or be forged: that the observer cannot tell
             // until it goes on (the other direction then takes another way).
@@ -666,7 +746,8 @@ impl<'a> Track<'a> {
         own.clear_strikes();
 
         // Linux drops what lies wholly before the left edge, acknowledgment and all.
-        let old = attached && peer.has(Evidence::EDGE) && segment.end_seq().before(peer.ack);
+        let acked = self.decide(attached && peer.has(Evidence::EDGE));
+        let old = self.decide(acked && segment.end_seq().before(peer.ack));
         if segment.len <= 1
             && segment.seq == own.nxt.minus(1)
             && matches!(segment.flags.kind(), SegmentKind::Ack)
@@ -683,8 +764,8 @@ impl<'a> Track<'a> {
         {
             self.facts.add(Fact::DupAck);
         }
-        let fin = segment.flags.any(TcpFlags::FIN);
-        let fin_again = fin && own.has(Evidence::FIN);
+        let fin = self.decide(segment.flags.any(TcpFlags::FIN));
+        let fin_again = self.decide(fin && own.has(Evidence::FIN));
         if fin_again && segment.end_seq() != own.nxt {
             self.facts.add(Fact::FinSeqChanged);
             return;
@@ -705,15 +786,16 @@ impl<'a> Track<'a> {
         }
         // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
         // before the peer's FIN, whatever this copy acknowledges.
-        let fin_is_late = fin && !segment.end_seq().after(own.nxt);
-        own.accept(segment, peer, attached, &mut self.facts);
-        let saw_peer_fin = attached && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt);
+        let fin_is_late = self.decide(fin && !segment.end_seq().after(own.nxt));
+        own.accept(segment, peer, acked, &mut self.facts);
+        let saw_peer_fin = self.decide(attached && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt));
         let fin = match (fin, fin_again) {
             (false, _) => Fin::None,
             (true, true) => Fin::Again,
             (true, false) if fin_is_late || !saw_peer_fin => Fin::Crossing,
             (true, false) => Fin::Answering,
         };
+        let fin = Fin::from_code(self.verdict.blur(fin as u64));
         self.sender_step(segment, saw_peer_fin, fin);
         if !old {
             self.receiver_step(own, peer, segment, attached);
