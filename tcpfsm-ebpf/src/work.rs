@@ -113,7 +113,7 @@ impl Work {
     }
 }
 
-/// A verdict in map memory, and room for one number more, read and written in the open every time: what comes out of it, the verifier
+/// A verdict in map memory, and the machine's notes, read and written in the open every time: what comes out of it, the verifier
 /// knows nothing of, and so it need not follow it along every path.
 #[repr(C)]
 pub(crate) struct OpaqueVerdict(UnsafeCell<u64>, UnsafeCell<u64>);
@@ -132,11 +132,14 @@ impl Desk for OpaqueVerdict {
     }
 
     #[inline(always)]
-    fn blur(&self, number: u64) -> u64 {
+    fn notes(&self) -> u64 {
         // SAFETY: as above.
-        unsafe {
-            self.1.get().write_volatile(number);
-            self.1.get().read_volatile()
-        }
+        unsafe { self.1.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_notes(&self, notes: u64) {
+        // SAFETY: as above.
+        unsafe { self.1.get().write_volatile(notes) }
     }
 }

@@ -3,7 +3,7 @@
 //! The order is RFC 9293's and Linux's: is the acknowledgment acceptable, is the sequence number, PAWS; then
 //! the sender's own step; then at the receiver the acknowledgment before the FIN.
 
-use core::cell::Cell;
+use core::{cell::Cell, hint::black_box};
 
 use super::{
     Event, State, step,
@@ -44,29 +44,41 @@ impl From<KernelConfig> for Config {
 
 /// Where the machine keeps the verdict while it works on a segment.
 ///
-/// In userspace a [`Cell`]. In the kernel it is map memory behind volatile accesses: what the verifier knows of
+/// In userspace plain cells. In the kernel it is map memory behind volatile accesses: what the verifier knows of
 /// a register it must follow along every path, what comes out of a map it knows nothing of.
 pub trait Desk {
     /// What was written last.
     fn verdict(&self) -> Verdict;
     /// Writes it.
     fn set_verdict(&self, verdict: Verdict);
-    /// The same number, of which the verifier then knows nothing: a decision that is needed again further down
-    /// must not double the paths in between.
-    fn blur(&self, number: u64) -> u64;
+    /// The decisions written last, see [`Track::note`].
+    fn notes(&self) -> u64;
+    /// Writes them.
+    fn set_notes(&self, notes: u64);
 }
 
-impl Desk for Cell<Verdict> {
+/// The desk in userspace.
+#[derive(Default)]
+pub struct PlainDesk {
+    verdict: Cell<Verdict>,
+    notes: Cell<u64>,
+}
+
+impl Desk for PlainDesk {
     fn verdict(&self) -> Verdict {
-        self.get()
+        self.verdict.get()
     }
 
     fn set_verdict(&self, verdict: Verdict) {
-        self.set(verdict);
+        self.verdict.set(verdict);
     }
 
-    fn blur(&self, number: u64) -> u64 {
-        number
+    fn notes(&self) -> u64 {
+        self.notes.get()
+    }
+
+    fn set_notes(&self, notes: u64) {
+        self.notes.set(notes);
     }
 }
 
@@ -226,7 +238,7 @@ pub fn advance(
     let step = if observe_settled(before, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
     } else {
-        observe(&Cell::new(before), before, sender, own, peer, segment, config)
+        observe(&PlainDesk::default(), before, sender, own, peer, segment, config)
     };
     own.count(segment, now);
     shared.verdict = step.verdict.0;
@@ -289,30 +301,33 @@ const fn is_over(verdict: Verdict) -> bool {
     quiet(verdict.state(End::Low)) && quiet(verdict.state(End::High))
 }
 
-/// A FIN, by what its sender knew when it first left.
+/// A decision that is needed more than once.
 #[derive(Clone, Copy)]
-#[repr(u64)]
-enum Fin {
-    /// There is none.
-    None,
-    /// Before the peer's FIN had come.
-    Crossing,
-    /// After the peer's FIN had come.
-    Answering,
-    /// It is a copy of one that was seen.
-    Again,
+enum Note {
+    /// Both ends' evidence is of the same generation.
+    Attached,
+    /// And the peer has acknowledged something.
+    Acked,
+    /// The segment lies wholly before the receiver's left edge.
+    Old,
+    /// Its sender had sent a FIN before.
+    FinAgain,
+    /// Its end had been reached before.
+    FinLate,
+    /// Its sender acknowledges the peer's FIN.
+    SawPeerFin,
 }
 
-impl Fin {
-    #[inline(always)]
-    const fn from_code(code: u64) -> Self {
-        match code {
-            1 => Self::Crossing,
-            2 => Self::Answering,
-            3 => Self::Again,
-            _ => Self::None,
-        }
-    }
+#[inline(always)]
+fn is_noted<D: Desk>(desk: &D, note: Note) -> bool {
+    desk.notes() >> note as u64 & 1 != 0
+}
+
+/// The same evidence, read from memory again from here on: what the compiler keeps in registers, the verifier
+/// follows along every path.
+#[inline(always)]
+fn reread(own: &mut Evidence) -> &mut Evidence {
+    black_box(own)
 }
 
 /// The work on one segment.
@@ -338,10 +353,19 @@ impl<'a, D: Desk> Track<'a, D> {
         self.verdict.verdict()
     }
 
-    /// A decision that is needed again further down, see [`Desk::blur`].
+    /// Writes down a decision that is needed more than once: kept in a register, every use of it would double
+    /// the paths that the verifier follows.
     #[inline(always)]
-    fn decide(&self, decision: bool) -> bool {
-        self.verdict.blur(u64::from(decision)) != 0
+    fn note(&self, note: Note, decision: bool) {
+        let bit = 1 << note as u64;
+        let notes = self.verdict.notes();
+        self.verdict.set_notes(if decision { notes | bit } else { notes & !bit });
+    }
+
+    /// A decision written down with [`Self::note`].
+    #[inline(always)]
+    fn is(&self, note: Note) -> bool {
+        is_noted(self.verdict, note)
     }
 
     #[inline(always)]
@@ -714,27 +738,21 @@ impl<'a, D: Desk> Track<'a, D> {
             own.last_ack = segment.ack;
             return;
         }
+        let own = reread(own);
         if !self.is_current(own) && !self.joins(own, peer, segment) {
             own.last_ack = segment.ack;
             return;
         }
-        let attached = self.decide(attached(own, peer));
-        if !attached && matches!(self.state_of_sender(), State::SynSent) {
-            // It may acknowledge a SYN-ACK that was not seen, or be forged: that the observer cannot tell
-            // until it goes on (the other direction then takes another way).
-            own.strike();
-            own.last_ack = segment.ack;
-            self.facts.add(Fact::AckUnseen);
-            if own.strikes() < STRIKES {
-                return;
-            }
-            own.clear_strikes();
-            self.facts.add(Fact::OneSided);
-            self.set_verdict(self.verdict().with(Verdict::ONE_SIDED, true));
-            self.send(Event::Pickup);
-            self.receive(Event::Pickup);
+        let own = reread(own);
+        self.note(Note::Attached, attached(own, peer));
+        if !self.is(Note::Attached)
+            && matches!(self.state_of_sender(), State::SynSent)
+            && !self.goes_on_alone(own, segment)
+        {
+            return;
         }
-        if attached && !self.is_acceptable(own, peer, segment) {
+        let own = reread(own);
+        if self.is(Note::Attached) && !self.is_acceptable(own, peer, segment) {
             own.last_ack = segment.ack;
             return;
         }
@@ -742,41 +760,84 @@ impl<'a, D: Desk> Track<'a, D> {
             own.last_ack = segment.ack;
             return;
         }
+        let own = reread(own);
         own.flags &= !Evidence::SYN_ON_LIVE;
         own.clear_strikes();
-
+        self.note(Note::Acked, self.is(Note::Attached) && peer.has(Evidence::EDGE));
         // Linux drops what lies wholly before the left edge, acknowledgment and all.
-        let acked = self.decide(attached && peer.has(Evidence::EDGE));
-        let old = self.decide(acked && segment.end_seq().before(peer.ack));
-        if segment.len <= 1
-            && segment.seq == own.nxt.minus(1)
-            && matches!(segment.flags.kind(), SegmentKind::Ack)
-            && !own.has(Evidence::FIN)
-        {
-            let probe = peer.has(Evidence::ZERO_WINDOW);
-            self.facts.add(if probe { Fact::ZeroWindowProbe } else { Fact::Keepalive });
-        } else if attached
-            && segment.len == 0
-            && segment.ack == own.ack
-            && peer.nxt.after(segment.ack)
-            && matches!(segment.flags.kind(), SegmentKind::Ack)
-            && segment.seq == own.nxt
-        {
-            self.facts.add(Fact::DupAck);
-        }
-        let fin = self.decide(segment.flags.any(TcpFlags::FIN));
-        let fin_again = self.decide(fin && own.has(Evidence::FIN));
-        if fin_again && segment.end_seq() != own.nxt {
+        self.note(Note::Old, self.is(Note::Acked) && segment.end_seq().before(peer.ack));
+        self.note_probes(own, peer, segment);
+        let own = reread(own);
+        if segment.flags.any(TcpFlags::FIN) && own.has(Evidence::FIN) && segment.end_seq() != own.nxt {
             self.facts.add(Fact::FinSeqChanged);
             return;
         }
-        if attached
+        self.unseen_fin(own, peer, segment);
+        let own = reread(own);
+        self.note(Note::FinAgain, own.has(Evidence::FIN));
+        // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
+        // before the peer's FIN, whatever this copy acknowledges.
+        self.note(Note::FinLate, !segment.end_seq().after(own.nxt));
+        let desk = self.verdict;
+        own.accept(segment, peer, || is_noted(desk, Note::Acked), &mut self.facts);
+        let own = reread(own);
+        self.note(
+            Note::SawPeerFin,
+            self.is(Note::Attached) && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt),
+        );
+        self.sender_step(segment);
+        if !self.is(Note::Old) {
+            self.receiver_step(own, peer, segment);
+        }
+    }
+
+    /// A segment of an end in SYN-SENT whose peer was not heard in this generation: it may acknowledge a SYN-ACK
+    /// that was not seen, or be forged; that the observer cannot tell until it goes on (the other direction then
+    /// takes another way). Says whether it has gone on for long enough.
+    #[inline(always)]
+    fn goes_on_alone(&mut self, own: &mut Evidence, segment: &Segment) -> bool {
+        own.strike();
+        own.last_ack = segment.ack;
+        self.facts.add(Fact::AckUnseen);
+        if own.strikes() < STRIKES {
+            return false;
+        }
+        own.clear_strikes();
+        self.facts.add(Fact::OneSided);
+        self.set_verdict(self.verdict().with(Verdict::ONE_SIDED, true));
+        self.send(Event::Pickup);
+        self.receive(Event::Pickup);
+        true
+    }
+
+    /// Keepalives, window probes and duplicate acknowledgments: they tell something, and move nothing.
+    #[inline(always)]
+    fn note_probes(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
+        if segment.flags.any(TcpFlags::FIN) || own.has(Evidence::FIN) {
+            return;
+        }
+        if segment.len <= 1 && segment.seq == own.nxt.minus(1) {
+            let probe = peer.has(Evidence::ZERO_WINDOW);
+            self.facts.add(if probe { Fact::ZeroWindowProbe } else { Fact::Keepalive });
+        } else if self.is(Note::Acked)
+            && segment.len == 0
+            && segment.seq == own.nxt
+            && segment.ack == own.ack
+            && peer.nxt.after(segment.ack)
+        {
+            self.facts.add(Fact::DupAck);
+        }
+    }
+
+    /// A FIN that was not seen, but its sender counts it, and so does its peer.
+    #[inline(always)]
+    fn unseen_fin(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        if self.is(Note::Attached)
             && segment.len == 0
             && !own.has(Evidence::FIN)
             && segment.seq == own.nxt.plus(1)
             && peer.last_ack == segment.seq
         {
-            // Its FIN was not seen, but it counts it, and so does its peer.
             self.facts.add(Fact::FinUnseen);
             own.flags |= Evidence::FIN;
             own.nxt = segment.seq;
@@ -784,31 +845,16 @@ impl<'a, D: Desk> Track<'a, D> {
             self.send(Event::SentFin);
             self.send(Event::FinAcked);
         }
-        // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
-        // before the peer's FIN, whatever this copy acknowledges.
-        let fin_is_late = self.decide(fin && !segment.end_seq().after(own.nxt));
-        own.accept(segment, peer, acked, &mut self.facts);
-        let saw_peer_fin = self.decide(attached && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt));
-        let fin = match (fin, fin_again) {
-            (false, _) => Fin::None,
-            (true, true) => Fin::Again,
-            (true, false) if fin_is_late || !saw_peer_fin => Fin::Crossing,
-            (true, false) => Fin::Answering,
-        };
-        let fin = Fin::from_code(self.verdict.blur(fin as u64));
-        self.sender_step(segment, saw_peer_fin, fin);
-        if !old {
-            self.receiver_step(own, peer, segment, attached);
-        }
     }
 
     /// What the segment says of its sender.
     #[inline(always)]
-    fn sender_step(&mut self, segment: &Segment, saw_peer_fin: bool, fin: Fin) {
+    fn sender_step(&mut self, segment: &Segment) {
+        let fin = segment.flags.any(TcpFlags::FIN);
         match self.state_of_sender() {
             State::SynRecv => {
                 // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed.
-                if segment.len > 0 || !matches!(fin, Fin::None) {
+                if segment.len > 0 || fin {
                     self.send(Event::RcvdAckOfSyn);
                 }
             }
@@ -821,42 +867,43 @@ impl<'a, D: Desk> Track<'a, D> {
             | State::TimeWait => self.confirm_sender(),
             State::Closed | State::Listen | State::SynSent => {}
         }
-        if saw_peer_fin {
+        if self.is(Note::SawPeerFin) {
             self.send(Event::RcvdFin);
         }
-        match fin {
-            Fin::None => {}
-            Fin::Again => {
-                self.facts.add(Fact::FinRtx);
-                self.fin_again(saw_peer_fin);
-            }
-            Fin::Crossing => {
-                self.facts.add(match self.state_of_sender() {
-                    State::CloseWait => Fact::SimultaneousClose,
-                    State::Closed
-                    | State::Listen
-                    | State::SynSent
-                    | State::SynRecv
-                    | State::Established
-                    | State::FinWait1
-                    | State::FinWait2
-                    | State::Closing
-                    | State::LastAck
-                    | State::TimeWait => Fact::HalfClosed,
-                });
-                self.send(Event::SentCrossingFin);
-            }
-            Fin::Answering => self.send(Event::SentFin),
+        if !fin {
+            return;
+        }
+        if self.is(Note::FinAgain) {
+            self.facts.add(Fact::FinRtx);
+            self.fin_again();
+        } else if self.is(Note::SawPeerFin) && !self.is(Note::FinLate) {
+            self.send(Event::SentFin);
+        } else {
+            // It left before the peer's FIN had come.
+            self.facts.add(match self.state_of_sender() {
+                State::CloseWait => Fact::SimultaneousClose,
+                State::Closed
+                | State::Listen
+                | State::SynSent
+                | State::SynRecv
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2
+                | State::Closing
+                | State::LastAck
+                | State::TimeWait => Fact::HalfClosed,
+            });
+            self.send(Event::SentCrossingFin);
         }
     }
 
     /// A FIN sent again proves that its acknowledgment, though seen, has not arrived.
     #[inline(always)]
-    fn fin_again(&mut self, saw_peer_fin: bool) {
+    fn fin_again(&mut self) {
         match self.state_of_sender() {
             State::FinWait2 => self.roll_back(self.sender, State::FinWait1, true),
             State::TimeWait => {
-                let to = if saw_peer_fin { State::Closing } else { State::FinWait1 };
+                let to = if self.is(Note::SawPeerFin) { State::Closing } else { State::FinWait1 };
                 self.roll_back(self.sender, to, true);
             }
             State::Closed => {
@@ -877,8 +924,8 @@ impl<'a, D: Desk> Track<'a, D> {
 
     /// What an acceptable segment does to its receiver: acknowledgment before FIN.
     #[inline(always)]
-    fn receiver_step(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment, attached: bool) {
-        if attached {
+    fn receiver_step(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
+        if self.is(Note::Attached) {
             if peer.has(Evidence::SYN) && segment.ack.after(peer.iss) {
                 self.receive(Event::RcvdAckOfSyn);
             }
