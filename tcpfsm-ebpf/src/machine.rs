@@ -256,13 +256,12 @@ unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
 
 #[inline(always)]
 unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Work, over: bool) {
-    let facts = Facts(work.event.facts);
-    stats::facts(counters, facts);
-    let moved = (work.event.before ^ work.event.after) & Verdict::STATES_AND_GENERATION != 0;
-    // A stray that is only remembered is no connection yet.
-    if Verdict(work.event.after).has(Verdict::CANDIDATE) || !moved && facts.without(Facts::QUIET).is_empty() {
+    let (before, step) = (Verdict(work.event.before), work.step());
+    stats::facts(counters, step.facts);
+    if !step.is_news(before) {
         return;
     }
+    let moved = step.moved(before);
     // SAFETY: the caller's record.
     unsafe {
         let (own, peer) = halves(record, work.sender());

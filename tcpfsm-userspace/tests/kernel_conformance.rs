@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use serde::Deserialize;
 use support::{Kernel, Through, ethernet};
 use tcpfsm_common::{
-    abi::{Evidence, FlowRecord, Verdict},
+    abi::{FlowRecord, Verdict},
     flow::FlowKey,
     fsm::{Config, State, advance},
     packet::{Packet, parse_packet4},
@@ -42,19 +42,6 @@ fn class(state: State) -> &'static str {
 
 fn class_of(name: &str) -> &'static str {
     class(name.parse().unwrap())
-}
-
-/// What must be equal: all but the times, which the kernel takes from its own clock, and the interface.
-pub fn comparable(record: &FlowRecord) -> FlowRecord {
-    let mut record = *record;
-    record.shared.since = [0; 2];
-    record.shared.opened = 0;
-    record.shared.ifindex = [0; 2];
-    for sent in &mut record.sent {
-        let Evidence { stamp, .. } = sent;
-        *stamp &= 0xffff;
-    }
-    record
 }
 
 #[test]
@@ -100,7 +87,7 @@ fn kernel_programs_are_exact_on_scripted_scenarios_and_equal_userspace_on_all() 
                     *record = FlowRecord::default();
                     continue;
                 };
-                assert_eq!(comparable(&in_kernel), comparable(record), "{at}: kernel and userspace differ");
+                assert_eq!(support::comparable(&in_kernel), support::comparable(record), "{at}: kernel and userspace differ");
 
                 if strict {
                     let verdict = Verdict(in_kernel.shared.verdict);

@@ -91,6 +91,24 @@ pub struct Step {
     pub facts: Facts,
 }
 
+impl Step {
+    /// Whether this is worth an event: an end is in another state, a connection began, or something was told that
+    /// is more than ordinary loss. A stray that is only remembered is no connection yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_news(&self, before: Verdict) -> bool {
+        !self.verdict.has(Verdict::CANDIDATE)
+            && (self.moved(before) || !self.facts.without(Facts::QUIET).is_empty())
+    }
+
+    /// Whether an end is in another state, or a connection began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moved(&self, before: Verdict) -> bool {
+        (before.0 ^ self.verdict.0) & Verdict::STATES_AND_GENERATION != 0
+    }
+}
+
 /// A segment of a flow whose ends are both settled in ESTABLISHED, in order, with nothing to tell: the path
 /// of nearly every segment. Gives `false`, and leaves the evidence alone, where the full machine must look.
 ///
@@ -242,7 +260,11 @@ pub fn advance(
     };
     own.count(segment, now);
     shared.verdict = step.verdict.0;
-    let change = settle(shared, sender, before, &step, segment, now);
+    let change = if step.verdict.0 == before.0 && step.facts.is_empty() {
+        Change { opened: false, over: false }
+    } else {
+        settle(shared, sender, before, &step, segment, now)
+    };
     (step, change)
 }
 
@@ -287,7 +309,7 @@ pub fn settle(
     if facts.has(Fact::Rtx) {
         shared.rtx[own] = shared.rtx[own].wrapping_add(1);
     }
-    if segment.options.has(TcpOptions::HAS_MSS) {
+    if segment.flags.any(TcpFlags::SYN) && segment.options.has(TcpOptions::HAS_MSS) {
         shared.mss[own] = segment.options.mss;
     }
     shared.facts |= facts.0;
