@@ -5,6 +5,7 @@
 //! kernel/    aya, and nothing else knows aya: load, attach, events, records, sweep
 //! source/    ring-buffer bytes to typed events
 //! pipeline/  source → detectors → reports
+//! host/      what the host itself knows of a flow: its socket, its owner      owner.rs asks it
 //! detect/    one detector per file: events and time in, anomalies out
 //! report/    what leaves the pipeline: schema version 1
 //! export/    reports and counters to text, JSON lines, Prometheus, HTTP
@@ -19,6 +20,7 @@ pub mod control;
 pub mod detect;
 pub mod error;
 pub mod export;
+pub mod host;
 pub mod insight;
 pub mod kernel;
 pub mod logging;

@@ -3,8 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use tcpfsm_common::fsm::State;
 
-use crate::config::Vantage;
+use crate::{
+    config::Vantage,
+    host::{Host, Owner},
+};
 
 /// The process that owns a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +20,16 @@ pub struct Proc {
     /// Its systemd unit, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// Its container, where it runs in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+impl From<Owner> for Proc {
+    fn from(owner: Owner) -> Self {
+        let Owner { pid, comm, exe: _, unit, container, pod: _, confidence: _ } = owner;
+        Self { pid, comm, unit, container }
+    }
 }
 
 /// What can be asked about sockets of this host. Calls may take milliseconds.
@@ -28,13 +42,36 @@ pub trait OwnerLookup: Send {
 
     /// The owner of a listening socket.
     fn listener_owner(&mut self, local: SocketAddr) -> Option<Proc>;
+
+    /// The state of the kernel's own socket.
+    fn kernel_state(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<State>;
+}
+
+impl OwnerLookup for Host {
+    fn is_local(&self, address: IpAddr) -> bool {
+        Self::is_local(self, address)
+    }
+
+    fn owner_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Proc> {
+        Self::owner_of(self, local, remote).map(Proc::from)
+    }
+
+    fn listener_owner(&mut self, local: SocketAddr) -> Option<Proc> {
+        Self::listener_owner(self, local).map(Proc::from)
+    }
+
+    fn kernel_state(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<State> {
+        Self::kernel_state(self, local, remote)
+    }
 }
 
 /// What answers for this vantage.
 #[must_use]
 pub fn lookup(vantage: Vantage) -> Box<dyn OwnerLookup> {
     match vantage {
-        Vantage::Host | Vantage::Gateway | Vantage::Mirror => Box::new(NoHost),
+        Vantage::Host => Box::new(Host::new()),
+        // What passes through is other hosts': asking about each flow would cost, and never be answered.
+        Vantage::Gateway | Vantage::Mirror => Box::new(NoHost),
     }
 }
 
@@ -52,6 +89,10 @@ impl OwnerLookup for NoHost {
     }
 
     fn listener_owner(&mut self, _: SocketAddr) -> Option<Proc> {
+        None
+    }
+
+    fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<State> {
         None
     }
 }

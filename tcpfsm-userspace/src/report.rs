@@ -260,6 +260,8 @@ pub struct Anomaly {
     /// The state it is stuck in.
     #[serde(with = "state_name")]
     pub state: State,
+    /// The state of the kernel's own socket, where it is this host's.
+    pub kernel_state: Option<Cow<'static, str>>,
     /// The owner of this host's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proc: Option<Proc>,

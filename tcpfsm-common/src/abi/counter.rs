@@ -175,7 +175,8 @@ impl Counters {
 
     /// Adds another CPU's counters.
     pub fn add(&mut self, other: &Self) {
-        let Self { packets, health, facts, transitions, closed, dwell, dwell_sum, handshake, handshake_sum } = other;
+        let Self { packets, health, facts, transitions, closed, dwell, dwell_sum, handshake, handshake_sum } =
+            other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);
         add_all(&mut self.facts, facts);

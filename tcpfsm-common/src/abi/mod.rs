@@ -13,7 +13,9 @@ mod sweep;
 mod verdict;
 
 pub use config::KernelConfig;
-pub use counter::{Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of};
+pub use counter::{
+    Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
+};
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent};
 pub use record::{Evidence, FlowRecord, Shared};
 pub use sweep::{SweepReport, SweepRequest};

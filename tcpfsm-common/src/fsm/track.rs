@@ -3,6 +3,8 @@
 //! The order is RFC 9293's and Linux's: is the acknowledgment acceptable, is the sequence number, PAWS; then
 //! the sender's own step; then at the receiver the acknowledgment before the FIN.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use super::{
     Event, State, step,
     window::{AckCheck, attached, check_ack, fails_paws, newer_timestamp, rcv_nxt, window_edge},
@@ -97,9 +99,14 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
 /// date and says what the verdict is now. `peer` is the evidence of what the other end sent.
 ///
 /// Total: any evidence, verdict and segment give an answer.
+///
+/// `desk` is where the machine keeps the verdict while it works. In the kernel it is map memory: what the
+/// verifier knows of a register it must follow along every path, what comes out of a map it knows nothing of,
+/// and that is the difference between 1,000,000 instructions and a few thousand.
 #[inline(always)]
 #[must_use]
 pub fn observe(
+    desk: &AtomicU64,
     verdict: Verdict,
     sender: End,
     own: &mut Evidence,
@@ -107,7 +114,7 @@ pub fn observe(
     segment: &Segment,
     config: Config,
 ) -> Step {
-    let mut track = Track { verdict, sender, receiver: sender.other(), facts: Facts::default(), config };
+    let mut track = Track::begin(desk, verdict, sender, config);
     if segment.options.has(TcpOptions::MALFORMED) {
         track.facts.add(Fact::BadOption);
     }
@@ -124,20 +131,20 @@ pub fn observe(
 /// Advances the machine by an ICMP error about a segment that `quoted` sent; `own` is that end's evidence.
 #[inline(always)]
 #[must_use]
-pub fn observe_icmp(verdict: Verdict, quoted: End, own: &Evidence, error: &IcmpError) -> Step {
-    let mut track = Track {
-        verdict,
-        sender: quoted,
-        receiver: quoted.other(),
-        facts: Facts::default(),
-        config: Config::default(),
-    };
+pub fn observe_icmp(
+    desk: &AtomicU64,
+    verdict: Verdict,
+    quoted: End,
+    own: &Evidence,
+    error: &IcmpError,
+) -> Step {
+    let mut track = Track::begin(desk, verdict, quoted, Config::default());
     let hard = !matches!(error.reason, Unreachable::Soft);
     if hard && matches!(track.state_of_sender(), State::SynSent) && own.iss == error.seq {
         track.facts.add(Fact::ConnectUnreachable);
         track.receive_at(track.sender, Event::Unreachable);
         track.receive_at(track.receiver, Event::Unreachable);
-        track.verdict = track.verdict.with_close_reason(CloseReason::Unreachable);
+        track.set_verdict(track.verdict().with_close_reason(CloseReason::Unreachable));
     } else {
         track.facts.add(Fact::IcmpSoftError);
     }
@@ -163,7 +170,7 @@ pub fn advance(
     let step = if observe_settled(before, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
     } else {
-        observe(before, sender, own, peer, segment, config)
+        observe(&AtomicU64::new(0), before, sender, own, peer, segment, config)
     };
     own.count(segment, now);
     shared.verdict = step.verdict.0;
@@ -240,23 +247,41 @@ enum Fin {
 }
 
 /// The work on one segment.
-pub(super) struct Track {
-    pub(super) verdict: Verdict,
+pub(super) struct Track<'a> {
+    verdict: &'a AtomicU64,
     pub(super) sender: End,
     pub(super) receiver: End,
     pub(super) facts: Facts,
     pub(super) config: Config,
 }
 
-impl Track {
+impl<'a> Track<'a> {
+    #[inline(always)]
+    fn begin(desk: &'a AtomicU64, verdict: Verdict, sender: End, config: Config) -> Self {
+        let mut track =
+            Self { verdict: desk, sender, receiver: sender.other(), facts: Facts::default(), config };
+        track.set_verdict(verdict);
+        track
+    }
+
+    #[inline(always)]
+    pub(super) fn verdict(&self) -> Verdict {
+        Verdict(self.verdict.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    pub(super) fn set_verdict(&mut self, verdict: Verdict) {
+        self.verdict.store(verdict.0, Ordering::Relaxed);
+    }
+
     #[inline(always)]
     pub(super) fn state_of_sender(&self) -> State {
-        self.verdict.state(self.sender)
+        self.verdict().state(self.sender)
     }
 
     #[inline(always)]
     pub(super) fn state_of_receiver(&self) -> State {
-        self.verdict.state(self.receiver)
+        self.verdict().state(self.receiver)
     }
 
     /// The sender did this: its new state is proved by the segment itself.
@@ -265,7 +290,7 @@ impl Track {
         let from = self.state_of_sender();
         let to = step(from, event);
         if to as u8 != from as u8 {
-            self.verdict = self.verdict.with_state(self.sender, to, true);
+            self.set_verdict(self.verdict().with_state(self.sender, to, true));
         }
     }
 
@@ -277,10 +302,10 @@ impl Track {
 
     #[inline(always)]
     fn receive_at(&mut self, end: End, event: Event) {
-        let from = self.verdict.state(end);
+        let from = self.verdict().state(end);
         let to = step(from, event);
         if to as u8 != from as u8 {
-            self.verdict = self.verdict.with_state(end, to, false);
+            self.set_verdict(self.verdict().with_state(end, to, false));
         }
     }
 
@@ -288,23 +313,23 @@ impl Track {
     #[inline(always)]
     fn roll_back(&mut self, end: End, to: State, confirmed: bool) {
         self.facts.add(Fact::StateRollback);
-        self.verdict = self.verdict.with_state(end, to, confirmed);
+        self.set_verdict(self.verdict().with_state(end, to, confirmed));
     }
 
     #[inline(always)]
     pub(super) fn confirm_sender(&mut self) {
-        self.verdict = self.verdict.with_state(self.sender, self.state_of_sender(), true);
+        self.set_verdict(self.verdict().with_state(self.sender, self.state_of_sender(), true));
     }
 
     /// Whether evidence is of the flow's present generation.
     #[inline(always)]
     fn is_current(&self, evidence: &Evidence) -> bool {
-        evidence.has(Evidence::SEEN) && evidence.generation == self.verdict.generation() as u8
+        evidence.has(Evidence::SEEN) && evidence.generation == self.verdict().generation() as u8
     }
 
     #[inline(always)]
     fn next_generation(&mut self) {
-        self.verdict = self.verdict.next_generation();
+        self.set_verdict(self.verdict().next_generation());
     }
 
     /// Closes the books: facts that follow from the verdict before and after.
@@ -313,20 +338,20 @@ impl Track {
         let both = |v: Verdict, state: State| {
             v.state(End::Low) as u8 == state as u8 && v.state(End::High) as u8 == state as u8
         };
-        if both(self.verdict, State::Established)
+        if both(self.verdict(), State::Established)
             && (before.state(End::Low).is_embryonic() || before.state(End::High).is_embryonic())
         {
             self.facts.add(Fact::Established);
         }
-        if is_over(self.verdict) && !is_over(before) {
+        if is_over(self.verdict()) && !is_over(before) {
             self.facts.add(Fact::Closed);
-            if matches!(self.verdict.close_reason(), CloseReason::Open) {
-                self.verdict = self.verdict.with_close_reason(CloseReason::Finish);
+            if matches!(self.verdict().close_reason(), CloseReason::Open) {
+                self.set_verdict(self.verdict().with_close_reason(CloseReason::Finish));
             }
-        } else if !is_over(self.verdict) {
-            self.verdict = self.verdict.with_close_reason(CloseReason::Open);
+        } else if !is_over(self.verdict()) {
+            self.set_verdict(self.verdict().with_close_reason(CloseReason::Open));
         }
-        Step { verdict: self.verdict, facts: self.facts }
+        Step { verdict: self.verdict(), facts: self.facts }
     }
 
     // ── SYN ────────────────────────────────────────────────────────────────────────────────────────────
@@ -368,7 +393,7 @@ impl Track {
                 } else {
                     // §3.5 figure 8: it sent a SYN of its own where a SYN-ACK was expected.
                     self.facts.add(Fact::SimultaneousOpen);
-                    own.start(segment, self.verdict.generation() as u8);
+                    own.start(segment, self.verdict().generation() as u8);
                     self.confirm_sender();
                     self.receive(Event::RcvdSyn);
                 }
@@ -381,7 +406,7 @@ impl Track {
             | State::LastAck => {
                 if again
                     && matches!(self.state_of_sender(), State::Established)
-                    && !self.verdict.is_confirmed(self.sender)
+                    && !self.verdict().is_confirmed(self.sender)
                 {
                     // It never got the SYN-ACK that was seen.
                     self.facts.add(Fact::SynRtx);
@@ -397,16 +422,16 @@ impl Track {
     /// A SYN from an end that has no connection.
     #[inline(always)]
     fn open(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
-        if self.verdict.has(Verdict::CANDIDATE)
+        if self.verdict().has(Verdict::CANDIDATE)
             && self.is_current(peer)
             && peer.has(Evidence::SYN_ACK)
             && peer.last_ack == segment.seq.plus(1)
         {
             // The SYN-ACK was seen before the SYN that it answers.
             self.facts.add(Fact::Open);
-            self.verdict = self.verdict.with(Verdict::CANDIDATE, false).with_originator(self.sender);
-            own.start(segment, self.verdict.generation() as u8);
-            self.verdict = self.verdict.with_state(self.receiver, State::SynRecv, true);
+            self.set_verdict(self.verdict().with(Verdict::CANDIDATE, false).with_originator(self.sender));
+            own.start(segment, self.verdict().generation() as u8);
+            self.set_verdict(self.verdict().with_state(self.receiver, State::SynRecv, true));
             self.send(Event::SentSyn);
             self.receive_at(self.sender, Event::RcvdSynAck);
             return;
@@ -415,25 +440,25 @@ impl Track {
         let reopens = self.reopens_time_wait(own, peer, segment);
         let (had_timestamp, recent) = (own.has(Evidence::TIMESTAMPS), own.tsval);
         if self.is_current(own) || self.is_current(peer) {
-            if !self.verdict.has(Verdict::CANDIDATE) {
+            if !self.verdict().has(Verdict::CANDIDATE) {
                 self.facts.add(Fact::PortReuse);
             }
         }
         self.facts.add(Fact::Open);
         self.next_generation();
-        self.verdict = self.verdict.with_originator(self.sender);
-        own.start(segment, self.verdict.generation() as u8);
-        self.verdict = self.verdict.with_state(self.sender, State::SynSent, true);
+        self.set_verdict(self.verdict().with_originator(self.sender));
+        own.start(segment, self.verdict().generation() as u8);
+        self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
         match receiver {
             State::Closed | State::Listen => {
-                self.verdict = self.verdict.with_state(self.receiver, State::Listen, false);
+                self.set_verdict(self.verdict().with_state(self.receiver, State::Listen, false));
                 self.receive(Event::RcvdSyn);
             }
             State::TimeWait => {
                 if reopens {
                     self.facts.add(Fact::TwReuse);
                     self.receive(Event::RcvdSyn);
-                    self.verdict = self.verdict.with(Verdict::REOPENING, true);
+                    self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
                 } else {
                     self.facts.add(Fact::TwSynOld);
                     // TIME-WAIT goes on; its last timestamp is what a later SYN must beat.
@@ -468,7 +493,7 @@ impl Track {
     fn syn_arrives(&mut self, own: &mut Evidence, segment: &Segment) {
         match self.state_of_receiver() {
             State::Closed | State::Listen => {
-                self.verdict = self.verdict.with_state(self.receiver, State::Listen, false);
+                self.set_verdict(self.verdict().with_state(self.receiver, State::Listen, false));
                 self.receive(Event::RcvdSyn);
             }
             State::TimeWait => {
@@ -476,7 +501,7 @@ impl Track {
                     self.facts.add(Fact::TwReuse);
                     own.tsval = segment.options.tsval;
                     self.receive(Event::RcvdSyn);
-                    self.verdict = self.verdict.with(Verdict::REOPENING, true);
+                    self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
                 }
             }
             State::SynSent
@@ -522,13 +547,14 @@ impl Track {
             State::Closed | State::Listen => {
                 if again {
                     self.facts.add(Fact::SynAckRtx);
-                } else if self.verdict.is_closed() {
+                } else if self.verdict().is_closed() {
                     // Its SYN was missed or comes late, or it is backscatter: remember, but show nothing.
                     self.facts.add(Fact::NoSession);
                     self.next_generation();
-                    self.verdict =
-                        self.verdict.with(Verdict::CANDIDATE, true).with_originator(self.receiver);
-                    own.start(segment, self.verdict.generation() as u8);
+                    self.set_verdict(
+                        self.verdict().with(Verdict::CANDIDATE, true).with_originator(self.receiver),
+                    );
+                    own.start(segment, self.verdict().generation() as u8);
                     own.flags |= Evidence::SYN_ACK;
                 } else {
                     self.facts.add(Fact::SynAckOdd);
@@ -544,7 +570,7 @@ impl Track {
                 if again && own.has(Evidence::SYN_ACK) {
                     self.facts.add(Fact::SynAckRtx);
                     if matches!(self.state_of_sender(), State::Established)
-                        && !self.verdict.is_confirmed(self.sender)
+                        && !self.verdict().is_confirmed(self.sender)
                     {
                         // The ACK that was seen to complete the handshake never arrived.
                         self.roll_back(self.sender, State::SynRecv, true);
@@ -571,13 +597,13 @@ impl Track {
                     if self.is_current(own) {
                         self.facts.add(Fact::SynAckOdd);
                     }
-                    own.start(segment, self.verdict.generation() as u8);
+                    own.start(segment, self.verdict().generation() as u8);
                 }
                 self.send(Event::SentSynAck);
                 self.confirm_sender();
             }
             State::Established => {
-                if again && own.has(Evidence::SYN_ACK) && !self.verdict.is_confirmed(self.sender) {
+                if again && own.has(Evidence::SYN_ACK) && !self.verdict().is_confirmed(self.sender) {
                     self.facts.add(Fact::SynAckRtx);
                     self.roll_back(self.sender, State::SynRecv, true);
                 } else if !again {
@@ -585,18 +611,14 @@ impl Track {
                     return;
                 }
             }
-            State::FinWait1
-            | State::FinWait2
-            | State::CloseWait
-            | State::Closing
-            | State::LastAck => {
+            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {
                 self.facts.add(Fact::SynAckOdd);
                 return;
             }
         }
         own.flags |= Evidence::SYN_ACK;
         own.take_window(segment, peer, &mut self.facts);
-        self.verdict = self.verdict.with(Verdict::REOPENING, false);
+        self.set_verdict(self.verdict().with(Verdict::REOPENING, false));
         if peer.has(Evidence::SYN_DATA) && matches!(self.state_of_receiver(), State::SynSent) {
             let accepted = segment.ack.after(peer.iss.plus(1));
             self.facts.add(if accepted { Fact::TfoAccepted } else { Fact::TfoIgnored });
@@ -608,7 +630,7 @@ impl Track {
 
     #[inline(always)]
     fn ack(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
-        if self.verdict.is_closed() && !self.picks_up(own, peer, segment) {
+        if self.verdict().is_closed() && !self.picks_up(own, peer, segment) {
             own.last_ack = segment.ack;
             return;
         }
@@ -628,7 +650,7 @@ impl Track {
             }
             own.clear_strikes();
             self.facts.add(Fact::OneSided);
-            self.verdict = self.verdict.with(Verdict::ONE_SIDED, true);
+            self.set_verdict(self.verdict().with(Verdict::ONE_SIDED, true));
             self.send(Event::Pickup);
             self.receive(Event::Pickup);
         }
@@ -756,7 +778,7 @@ impl Track {
                 self.roll_back(self.sender, to, true);
             }
             State::Closed => {
-                if matches!(self.verdict.previous(self.sender), State::LastAck) {
+                if matches!(self.verdict().previous(self.sender), State::LastAck) {
                     self.roll_back(self.sender, State::LastAck, true);
                 }
             }
@@ -824,14 +846,14 @@ impl Track {
         if !self.state_of_sender().is_closed() {
             return false;
         }
-        let previous = self.verdict.previous(self.sender);
-        if self.verdict.was_reset_by(self.sender) {
+        let previous = self.verdict().previous(self.sender);
+        if self.verdict().was_reset_by(self.sender) {
             own.strike();
             if own.strikes() < STRIKES_AFTER_RESET {
                 return true;
             }
             self.facts.add(Fact::RstInjectionSuspected);
-            self.verdict = self.verdict.with_reset_by(self.sender, false);
+            self.set_verdict(self.verdict().with_reset_by(self.sender, false));
             self.roll_back(self.sender, previous, true);
             return false;
         }
@@ -850,8 +872,8 @@ impl Track {
             | State::CloseWait
             | State::Closing
             | State::TimeWait
-                if matches!(self.verdict.close_reason(), CloseReason::Timeout | CloseReason::Open)
-                    && !self.verdict.was_reset_by(self.receiver) =>
+                if matches!(self.verdict().close_reason(), CloseReason::Timeout | CloseReason::Open)
+                    && !self.verdict().was_reset_by(self.receiver) =>
             {
                 self.roll_back(self.sender, previous, true);
                 false
@@ -865,7 +887,7 @@ impl Track {
     /// Both ends are closed, or nothing is known: does this segment begin a flow in mid-stream?
     #[inline(always)]
     fn picks_up(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
-        let candidate = self.verdict.has(Verdict::CANDIDATE);
+        let candidate = self.verdict().has(Verdict::CANDIDATE);
         if !candidate && (own.has(Evidence::SEEN) || peer.has(Evidence::SEEN)) {
             // An earlier connection that ended: is one of its ends still alive?
             return self.is_current(own);
@@ -876,10 +898,10 @@ impl Track {
         }
         if !candidate {
             self.next_generation();
-            self.verdict = self.verdict.with(Verdict::CANDIDATE, true).with_originator(self.sender);
+            self.set_verdict(self.verdict().with(Verdict::CANDIDATE, true).with_originator(self.sender));
         }
         if !self.is_current(own) {
-            own.start(segment, self.verdict.generation() as u8);
+            own.start(segment, self.verdict().generation() as u8);
             if segment.flags.any(TcpFlags::FIN) {
                 own.flags |= Evidence::FIN;
                 own.nxt = segment.end_seq();
@@ -898,9 +920,9 @@ impl Track {
             own.flags &= !Evidence::FIN;
             own.nxt = own.nxt.minus(1);
         }
-        self.verdict = self.verdict.with(Verdict::CANDIDATE, false).with(Verdict::PICKED_UP, true);
+        self.set_verdict(self.verdict().with(Verdict::CANDIDATE, false).with(Verdict::PICKED_UP, true));
         if peer.has(Evidence::SYN_ACK) && self.is_current(peer) {
-            self.verdict = self.verdict.with_state(self.receiver, State::SynRecv, true);
+            self.set_verdict(self.verdict().with_state(self.receiver, State::SynRecv, true));
         } else {
             self.receive(Event::Pickup);
             if self.is_current(peer) && peer.has(Evidence::FIN) {
@@ -914,23 +936,23 @@ impl Track {
     /// The first ACK from an end in this generation. Says whether its evidence may be used from here on.
     #[inline(always)]
     fn joins(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
-        if own.has(Evidence::SEEN) && !self.verdict.has(Verdict::PICKED_UP) {
+        if own.has(Evidence::SEEN) && !self.verdict().has(Verdict::PICKED_UP) {
             // It still speaks of the connection before.
-            if self.verdict.has(Verdict::REOPENING) {
+            if self.verdict().has(Verdict::REOPENING) {
                 // A bare ACK in answer to a SYN: TIME-WAIT did not take it.
                 self.facts.add(Fact::TwSynOld);
-                self.verdict = self.verdict.with(Verdict::REOPENING, false);
+                self.set_verdict(self.verdict().with(Verdict::REOPENING, false));
                 self.roll_back(self.sender, State::TimeWait, true);
             }
             return false;
         }
         let fits = self.is_current(peer) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt)
-            || self.verdict.has(Verdict::PICKED_UP);
+            || self.verdict().has(Verdict::PICKED_UP);
         if !fits {
             self.facts.add(Fact::AckUnseen);
             return false;
         }
-        own.start(segment, self.verdict.generation() as u8);
+        own.start(segment, self.verdict().generation() as u8);
         if self.state_of_sender().is_embryonic() || self.state_of_receiver().is_embryonic() {
             // The SYN-ACK was missed.
             self.facts.add(Fact::CaptureGap);

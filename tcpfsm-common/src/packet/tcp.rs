@@ -53,7 +53,8 @@ pub fn parse_tcp<B: PacketBytes>(
         return Err(Skip::BadHeader);
     }
     let options_len = header_len - 20;
-    let options = if options_len == 0 { TcpOptions::default() } else { parse_options(bytes, offset + 20, options_len) };
+    let options =
+        if options_len == 0 { TcpOptions::default() } else { parse_options(bytes, offset + 20, options_len) };
     let flags = u16::from_be_bytes([header[12] & 0x01, header[13]]);
     let segment = Segment {
         seq: SeqNum(u32::from_be_bytes([header[4], header[5], header[6], header[7]])),

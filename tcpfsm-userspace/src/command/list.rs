@@ -105,7 +105,7 @@ fn row(flow: &FlowLine, wide: bool) -> Vec<String> {
         ]);
     }
     row.push(match &flow.proc {
-        Some(Proc { pid, comm, unit: Some(unit) }) if wide => format!("{comm}[{pid}] {unit}"),
+        Some(Proc { pid, comm, unit: Some(unit), .. }) if wide => format!("{comm}[{pid}] {unit}"),
         Some(Proc { pid, comm, .. }) => format!("{comm}[{pid}]"),
         None => String::new(),
     });
@@ -142,7 +142,12 @@ mod tests {
             resp_rtx: 0,
             picked_up: false,
             facts: vec![],
-            proc: Some(Proc { pid: 4_711, comm: "java".into(), unit: Some("app.service".into()) }),
+            proc: Some(Proc {
+                pid: 4_711,
+                comm: "java".into(),
+                unit: Some("app.service".into()),
+                container: None,
+            }),
         };
         assert_eq!(
             table(std::slice::from_ref(&flow), false),

@@ -10,10 +10,10 @@ use std::{
 use aya_log::EbpfLogger;
 use tcpfsm_common::abi::Health;
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::{Notify, broadcast, watch},
+    time::interval,
 };
 use tracing::{debug, info};
 
@@ -40,6 +40,9 @@ use crate::{
 
 /// Events that a watcher may be behind before it loses some.
 const WATCH_QUEUE: usize = 16_384;
+
+/// Between two looks at what the kernel programs logged, where they do.
+const KERNEL_LOG_NAP: Duration = Duration::from_millis(100);
 
 /// How long each part of the end may take.
 const GRACE: Duration = Duration::from_millis(300);
@@ -78,7 +81,9 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let ring = EventRing::take(&mut kernel)?;
     let counters = CounterMap::take(&mut kernel)?;
     let maps = FlowMaps::take(&mut kernel)?;
-    if let Some(logger) = kernel.take_logger() {
+    if config.log_level.kernel() > 0
+        && let Some(logger) = kernel.take_logger()
+    {
         tokio::spawn(forward_kernel_log(logger));
     }
 
@@ -151,11 +156,11 @@ fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
 }
 
 /// What the kernel programs log comes out with our own.
-async fn forward_kernel_log(logger: EbpfLogger<&'static dyn log::Log>) {
-    let Ok(mut logger) = AsyncFd::register_with_interest(logger, Interest::READABLE) else { return };
-    while let Ok(mut guard) = logger.readable_mut().await {
-        guard.get_inner_mut().flush();
-        guard.clear_ready();
+async fn forward_kernel_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
+    let mut nap = interval(KERNEL_LOG_NAP);
+    loop {
+        nap.tick().await;
+        logger.flush();
     }
 }
 

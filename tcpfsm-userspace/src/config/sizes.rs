@@ -45,7 +45,7 @@ impl MapSizes {
 /// The `[maps]` table of the configuration file.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SizeTable {
+pub(super) struct SizeTable {
     flows4: Option<u32>,
     flows6: Option<u32>,
     embryos4: Option<u32>,
@@ -58,7 +58,7 @@ impl SizeTable {
     ///
     /// # Errors
     /// Says which size cannot be.
-    pub fn apply(self, sizes: &mut MapSizes) -> Result<(), String> {
+    pub(super) fn apply(self, sizes: &mut MapSizes) -> Result<(), String> {
         let Self { flows4, flows6, embryos4, embryos6, events } = self;
         for (name, from, to) in [
             ("flows4", flows4, &mut sizes.flows4),

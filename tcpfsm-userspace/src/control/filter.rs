@@ -152,7 +152,10 @@ mod tests {
 
     #[test]
     fn all_conditions_must_hold() {
-        let event = transition(Some(Local::Resp), Some(Proc { pid: 7, comm: "nginx".into(), unit: None }));
+        let event = transition(
+            Some(Local::Resp),
+            Some(Proc { pid: 7, comm: "nginx".into(), unit: None, container: None }),
+        );
         let wants = |filter: Filter| filter.wants_event(&event);
         assert!(wants(Filter::default()));
         assert!(wants(Filter { states: vec![State::CloseWait], ..Filter::default() }));

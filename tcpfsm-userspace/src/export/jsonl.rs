@@ -38,7 +38,7 @@ mod tests {
     }
 
     fn proc() -> Option<Proc> {
-        Some(Proc { pid: 4_711, comm: "java".into(), unit: Some("app.service".into()) })
+        Some(Proc { pid: 4_711, comm: "java".into(), unit: Some("app.service".into()), container: None })
     }
 
     fn transition() -> Report {
@@ -89,6 +89,7 @@ mod tests {
             first_seen: Wall(1_795_341_600_000_000_000),
             oldest_ns: 61_000_000_000,
             state: State::CloseWait,
+            kernel_state: Some("close_wait".into()),
             proc: None,
         }));
         let value: Value = serde_json::from_str(&written(&anomaly)).unwrap();

@@ -146,8 +146,8 @@ impl TextLines {
             Side::Orig => format!("with {service}"),
         };
         let owner = match proc {
-            Some(Proc { pid, comm, unit: Some(unit) }) => format!(", {comm}[{pid}] of {unit}"),
-            Some(Proc { pid, comm, unit: None }) => format!(", {comm}[{pid}]"),
+            Some(Proc { pid, comm, unit: Some(unit), .. }) => format!(", {comm}[{pid}] of {unit}"),
+            Some(Proc { pid, comm, .. }) => format!(", {comm}[{pid}]"),
             None if flow.local.is_some_and(|local| local.includes(*side)) => ", owner unknown".to_owned(),
             None => String::new(),
         };
@@ -176,7 +176,7 @@ impl TextLines {
 
     fn process(&self, line: &mut String, proc: Option<&Proc>) -> std::fmt::Result {
         match proc {
-            Some(Proc { pid, comm, unit: Some(unit) }) if self.width == Width::Wide => {
+            Some(Proc { pid, comm, unit: Some(unit), .. }) if self.width == Width::Wide => {
                 write!(line, "{comm}[{pid}] {unit}")
             }
             Some(Proc { pid, comm, .. }) => write!(line, "{comm}[{pid}]"),
@@ -257,7 +257,12 @@ mod tests {
             confirmed,
             dwell_ns: 4_200_000_000,
             cause: Cause { dir: Some(Direction::Original), flags: "FA".into(), why: "peer_fin".into() },
-            proc: Some(Proc { pid: 4_711, comm: "java".into(), unit: Some("app.service".into()) }),
+            proc: Some(Proc {
+                pid: 4_711,
+                comm: "java".into(),
+                unit: Some("app.service".into()),
+                container: None,
+            }),
         })
     }
 
@@ -290,7 +295,8 @@ mod tests {
                 first_seen: Wall(0),
                 oldest_ns: 192_000_000_000,
                 state: State::CloseWait,
-                proc: Some(Proc { pid: 4_711, comm: "java".into(), unit: None }),
+                kernel_state: None,
+                proc: Some(Proc { pid: 4_711, comm: "java".into(), unit: None, container: None }),
             })
         };
         assert_eq!(

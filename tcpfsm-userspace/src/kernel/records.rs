@@ -137,5 +137,5 @@ impl<K: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> FlowMap<K>
 
 /// Whether a record stands for a flow: not one that moved to another map, nor a stray segment.
 fn is_flow(record: &FlowRecord) -> bool {
-    !Verdict(record.shared.verdict).has(Verdict::PROMOTED | Verdict::CANDIDATE)
+    !Verdict(record.shared.verdict).has(Verdict::GONE | Verdict::CANDIDATE)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use tcpfsm_common::{
-    abi::{EventKind, FlowEvent, Verdict},
+    abi::{CloseReason, EventKind, FlowEvent, Verdict},
     fact::Fact,
     flow::End,
     fsm::State,
@@ -11,7 +11,8 @@ use tcpfsm_common::{
 };
 
 /// Every `why`, in the order of a connection's life.
-pub const NAMES: [&str; 16] = [
+#[cfg(test)]
+const NAMES: [&str; 16] = [
     "syn",
     "syn_ack",
     "handshake_ack",
@@ -37,6 +38,12 @@ pub(super) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to:
     let sent_it = event.sender_end() == end;
     match kind {
         EventKind::Expired | EventKind::Stuck => return "timeout",
+        // The sweep's last word on a flow comes with its totals: no segment did it.
+        EventKind::Closed
+            if event.flags == 0 && event.verdict_after().close_reason() == CloseReason::Timeout =>
+        {
+            return "timeout";
+        }
         EventKind::Verdict | EventKind::Fact | EventKind::Closed => {}
     }
     if facts.has(Fact::MidstreamPickup) {

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tcpfsm_common::fsm::State;
+
 use crate::{
     owner::{OwnerLookup, Proc},
     report::{Flow, Local, Side},
@@ -72,6 +74,14 @@ impl Owners {
         owner
     }
 
+    /// The state of the kernel's own socket at one end, if it is this host's.
+    pub fn kernel_state(&mut self, flow: &Flow, side: Side) -> Option<State> {
+        if !flow.local?.includes(side) {
+            return None;
+        }
+        self.host.kernel_state(flow.address(side), flow.address(side.other()))
+    }
+
     /// The flow is over: its endpoints will be another's.
     pub(super) fn forget(&mut self, flow: &Flow) {
         self.known.remove(&(flow.orig, flow.resp));
@@ -103,7 +113,7 @@ mod tests {
     }
 
     fn named(comm: &str) -> Proc {
-        Proc { pid: 1, comm: comm.into(), unit: None }
+        Proc { pid: 1, comm: comm.into(), unit: None, container: None }
     }
 
     impl OwnerLookup for Fake {
@@ -120,6 +130,10 @@ mod tests {
         fn listener_owner(&mut self, local: SocketAddr) -> Option<Proc> {
             assert_eq!(local, RESP);
             Some(named("listener"))
+        }
+
+        fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<State> {
+            None
         }
     }
 

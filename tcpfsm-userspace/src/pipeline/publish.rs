@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use tcpfsm_common::fsm::State;
 use tokio::sync::broadcast;
 
 use super::{
@@ -188,6 +189,7 @@ impl Press {
         // Only this host's own stuck end has an owner here; the other end's program is elsewhere.
         let own = flow.local.is_some_and(|local| local.includes(oldest.side));
         let proc = if own { self.owners.owner(&flow, oldest.side) } else { None };
+        let kernel_state = self.owners.kernel_state(&flow, oldest.side);
         let body = Body::Anomaly(Anomaly {
             flow,
             side: oldest.side,
@@ -200,6 +202,7 @@ impl Press {
             first_seen: self.clock.at(first_seen),
             oldest_ns: time.saturating_sub(oldest.since),
             state: oldest.state,
+            kernel_state: kernel_state.map(State::name).map(Cow::Borrowed),
             proc,
         });
         self.publish(self.clock.at(time), body);
@@ -252,10 +255,14 @@ mod tests {
         }
 
         fn owner_of(&mut self, _: SocketAddr, _: SocketAddr) -> Option<Proc> {
-            Some(Proc { pid: 4_711, comm: "java".into(), unit: None })
+            Some(Proc { pid: 4_711, comm: "java".into(), unit: None, container: None })
         }
 
         fn listener_owner(&mut self, _: SocketAddr) -> Option<Proc> {
+            None
+        }
+
+        fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<tcpfsm_common::fsm::State> {
             None
         }
     }

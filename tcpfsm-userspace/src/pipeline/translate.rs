@@ -1,7 +1,7 @@
 //! Kernel events to the steps of each end. Pure.
 
 use tcpfsm_common::{
-    abi::{CloseReason, EventKind, FlowEvent, Verdict},
+    abi::{CloseReason, FlowEvent, Verdict},
     fact::Facts,
     flow::{End, FlowKey},
     fsm::State,
@@ -35,22 +35,13 @@ pub fn steps(event: &FlowEvent) -> impl Iterator<Item = Step> + use<> {
     let (since, time) = (event.since, event.time);
     let sender = event.sender_end();
     [sender, sender.other()].into_iter().filter_map(move |end| {
-        let to = after.state(end);
-        // In another generation the states before belong to the earlier connection of the same endpoints.
-        let from = if opened { state_before_opening(after, end) } else { before.state(end) };
+        let (from, to) = after.transition(before, end)?;
         let known_since = since[end as usize & 1];
-        let dwell_ns = if opened || known_since == 0 { 0 } else { time.saturating_sub(known_since) };
-        (from != to).then_some(Step { end, from, to, confirmed: after.is_confirmed(end), dwell_ns })
+        // The time before a connection is nobody's dwell time.
+        let timed = !opened && !from.is_closed() && known_since != 0;
+        let dwell_ns = if timed { time.saturating_sub(known_since) } else { 0 };
+        Some(Step { end, from, to, confirmed: after.is_confirmed(end), dwell_ns })
     })
-}
-
-/// Where an end stood when its connection began: a responder shows by its answer that it was listening.
-fn state_before_opening(after: Verdict, end: End) -> State {
-    if after.originator() != end && after.state(end) == State::SynRecv {
-        State::Listen
-    } else {
-        State::Closed
-    }
 }
 
 /// Originator and responder, in this order.
@@ -75,7 +66,8 @@ pub(super) fn transition(observation: &Observation, step: &Step, flow: Flow) -> 
     let &Observation { kind, ref event, .. } = observation;
     let &Step { end, from, to, confirmed, dwell_ns } = step;
     let after = event.verdict_after();
-    let by_segment = !matches!(kind, EventKind::Expired | EventKind::Stuck);
+    // The sweep's events, and those of ICMP errors, have no flags.
+    let by_segment = event.flags != 0;
     Transition {
         flow,
         side: side_of(after, end),

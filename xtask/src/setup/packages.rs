@@ -11,17 +11,15 @@ use crate::workspace::Workspace;
 /// The LLVM that Debian's rustc-web is built with.
 const DEBIAN_LLVM: u32 = 22;
 
+const COMPILER: &str = "rustc-web";
+
 /// Good to have, never a reason to stop: clippy for the kernel programs.
 const OPTIONAL: &str = "rust-web-clippy";
 
 /// The compiler and everything that its linker is built with.
 pub(super) fn compiler() -> Vec<String> {
-    let mut packages: Vec<String> =
-        ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"].map(Into::into).into();
+    let mut packages: Vec<String> = [COMPILER, "cargo-web", "libstd-rust-web-dev-bpf"].map(Into::into).into();
     packages.extend(llvm(DEBIAN_LLVM));
-    if has_candidate(OPTIONAL) {
-        packages.push(OPTIONAL.to_owned());
-    }
     packages
 }
 
@@ -73,12 +71,17 @@ pub(super) fn install(workspace: &Workspace, step: &str, packages: &[String]) ->
             note(&format!("going on with the lists there are: {error:#}"));
         }
     }
+    let mut packages = packages.to_vec();
+    // Asked only now: without lists nothing has a candidate.
+    if packages.iter().any(|package| package == COMPILER) && has_candidate(OPTIONAL) {
+        packages.push(OPTIONAL.to_owned());
+    }
     let remedy = format!(
         "apt-get update && apt-get install --no-install-recommends {list}; if a package is unknown here, use rustup \
          instead: rustup toolchain install nightly --profile minimal --component rust-src"
     );
     let log = workspace.logs().join("apt-install.log");
-    let attempt = |step: &str| run_logged(step, &log, &remedy, &mut install_command(packages));
+    let attempt = |step: &str| run_logged(step, &log, &remedy, &mut install_command(&packages));
     let first = attempt(step);
     if first.is_ok() {
         return Ok(());
