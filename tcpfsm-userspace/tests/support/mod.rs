@@ -101,7 +101,11 @@ impl Kernel {
 
     /// A flow's record, and whether it is in the embryonic map.
     pub fn record(&self, key: &FlowKey) -> Option<(FlowRecord, bool)> {
-        fn look<K: FromBytes + IntoBytes + Copy + 'static>(ebpf: &Ebpf, map: &str, key: K) -> Option<FlowRecord> {
+        fn look<K: FromBytes + IntoBytes + Copy + 'static>(
+            ebpf: &Ebpf,
+            map: &str,
+            key: K,
+        ) -> Option<FlowRecord> {
             let map: HashMap<&MapData, Raw<K>, Raw<FlowRecord>> =
                 HashMap::try_from(ebpf.map(map).unwrap()).unwrap();
             map.get(&Raw(key), 0).ok().map(|raw| raw.0)
@@ -167,7 +171,8 @@ impl Kernel {
         for at in 0..4 {
             map.set(at, Raw(SweepReport::default()), 0).unwrap();
         }
-        let program: &mut SchedClassifier = self.ebpf.program_mut("tcpfsm_sweep").unwrap().try_into().unwrap();
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut("tcpfsm_sweep").unwrap().try_into().unwrap();
         let frame = [0; 64];
         let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..TestRunOptions::default() };
         program.test_run(options).unwrap();
@@ -181,7 +186,9 @@ impl Kernel {
         let mut verified: Vec<_> = self
             .ebpf
             .programs()
-            .filter_map(|(name, program)| Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?)))
+            .filter_map(|(name, program)| {
+                Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?))
+            })
             .collect();
         verified.sort();
         verified
