@@ -6,6 +6,9 @@
 //! replay/   capture files through the same machine
 //! ```
 
+pub mod community_id;
+pub mod replay;
+
 /// The kernel programs' object, empty when this was built without `cargo xtask build`.
 pub static BPF_OBJECT: &[u8] = {
     #[repr(C, align(32))]
