@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use foldhash::fast::RandomState;
 use tcpfsm_common::{
-    abi::{FlowRecord, SweepRequest, Verdict, STATE_SLOTS},
+    abi::{FlowRecord, STATE_SLOTS, SweepRequest, Verdict},
     fact::{Fact, Facts},
     flow::{Direction, End, FlowKey},
     fsm::{Config, DEFAULT_TIMEOUT_SECONDS, PlainDesk, State, advance, expire, observe_icmp},
