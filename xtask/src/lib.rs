@@ -1,7 +1,7 @@
 //! Every repeated command of the project, and the network laboratory that tests share with the demo.
 //!
 //! - [`setup`]: finds or installs what the build needs
-//! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
+//! - [`build`], [`run`], [`test`], [`lint`], [`tidy`], [`docs`]: one subcommand each
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
 //! - [`demo`]: real connections through every TCP state, on a [`lab`]
 //! - [`progress`], [`command`], [`workspace`], [`stop`]: what the subcommands share
@@ -11,6 +11,7 @@
 pub mod build;
 pub mod command;
 pub mod demo;
+pub mod docs;
 pub mod lab;
 pub mod lint;
 pub mod progress;

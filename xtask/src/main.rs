@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{build, demo, lab, lint, run, test, tidy};
+use xtask::{build, demo, docs, lab, lint, run, test, tidy};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -41,6 +41,12 @@ enum Task {
     Fmt,
     /// Check the house rules that no compiler knows
     Tidy,
+    /// Rewrite the parts of the documentation that are drawn from the code
+    Docs {
+        /// Only say which pages are stale, and fail if any is
+        #[arg(long)]
+        check: bool,
+    },
     /// Remove demo networks that a killed run left behind
     CleanDemo,
     /// The demo's server that never closes its connections
@@ -73,6 +79,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Fmt => lint::fmt(&Workspace::find()?)?,
         Task::Tidy => tidy::main(&Workspace::find()?)?,
+        Task::Docs { check } => docs::main(&Workspace::find()?, check)?,
         Task::CleanDemo => lab::stale::main()?,
         Task::DemoLeakyServer => demo::leaky::main()?,
     }
