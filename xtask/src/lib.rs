@@ -10,6 +10,7 @@
 
 pub mod build;
 pub mod command;
+pub mod conformance;
 pub mod demo;
 pub mod lab;
 pub mod lint;

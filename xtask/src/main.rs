@@ -1,11 +1,11 @@
 //! `cargo xtask`: see `cargo xtask help`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{build, demo, lab, lint, run, test, tidy};
+use xtask::{build, conformance, demo, lab, lint, run, test, tidy};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -41,6 +41,12 @@ enum Task {
     Fmt,
     /// Check the house rules that no compiler knows
     Tidy,
+    /// Score the machine against traces of real TCP stacks
+    Conformance {
+        /// The folder with the trace files [default: ../shared/conformance]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// Remove demo networks that a killed run left behind
     CleanDemo,
     /// The demo's server that never closes its connections
@@ -73,6 +79,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Fmt => lint::fmt(&Workspace::find()?)?,
         Task::Tidy => tidy::main(&Workspace::find()?)?,
+        Task::Conformance { dir } => conformance::main(&Workspace::find()?, dir.as_deref())?,
         Task::CleanDemo => lab::stale::main()?,
         Task::DemoLeakyServer => demo::leaky::main()?,
     }
