@@ -3,13 +3,13 @@
 //! `scripted.json` must be exact, packet by packet. On `walks.json` the machine must be at least as near to
 //! the kernel's own sockets as the traces' `expect_` values, and final pairs must agree in 78 of 80.
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::atomic::AtomicU64};
+use std::{collections::HashMap, fs, path::PathBuf};
 
 use serde::Deserialize;
 use tcpfsm_common::{
     abi::{FlowRecord, Verdict},
     flow::FlowKey4,
-    fsm::{Config, State, advance, observe_icmp},
+    fsm::{Config, PlainDesk, State, advance, observe_icmp},
     packet::{Packet, parse_packet4},
 };
 
@@ -91,7 +91,7 @@ fn run(traces: &[Trace]) -> Score {
                     let record = flows.entry(key).or_default();
                     let verdict = Verdict(record.shared.verdict);
                     record.shared.verdict =
-                        observe_icmp(&AtomicU64::new(0), verdict, quoted, record.sent_by(quoted), &error)
+                        observe_icmp(&PlainDesk::default(), verdict, quoted, record.sent_by(quoted), &error)
                             .verdict
                             .0;
                     (key, quoted)

@@ -5,6 +5,8 @@ use core::arch::asm;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use tcpfsm_common::packet::PacketBytes;
 
+use crate::maps::BLUR;
+
 /// How much of a packet must be in its linear part before it is parsed: Ethernet, three tags, IPv6 with
 /// extensions, TCP with options.
 const HEADERS: u32 = 192;
@@ -14,34 +16,39 @@ const HEADERS: u32 = 192;
 pub(crate) struct Linear {
     start: usize,
     end: usize,
+    /// Map memory through which an offset goes to be forgotten.
+    blur: *mut u64,
 }
 
 impl Linear {
     /// The first buffer of a frame: drivers leave the headers there, also of a multi-buffer frame.
     #[inline(always)]
-    pub(crate) fn of_xdp(ctx: &XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end() }
+    pub(crate) fn of_xdp(ctx: &XdpContext) -> Option<Self> {
+        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)? })
     }
 
     /// The linear part of an skb; headers that a driver left in fragments are pulled in first, which
     /// changes where the kernel keeps them, not what they say.
     #[inline(always)]
-    pub(crate) fn of_skb(ctx: &TcContext) -> Self {
-        let linear = Self { start: ctx.data(), end: ctx.data_end() };
+    pub(crate) fn of_skb(ctx: &TcContext) -> Option<Self> {
         let wanted = ctx.len().min(HEADERS);
-        if linear.len() >= wanted as usize || ctx.pull_data(wanted).is_err() {
-            return linear;
+        if ctx.data_end() - ctx.data() < wanted as usize {
+            let _ = ctx.pull_data(wanted);
         }
-        Self { start: ctx.data(), end: ctx.data_end() }
-    }
-
-    #[inline(always)]
-    pub(crate) fn len(&self) -> usize {
-        self.end - self.start
+        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)? })
     }
 }
 
 impl PacketBytes for Linear {
+    #[inline(always)]
+    fn blur(&self, offset: usize, mask: usize) -> usize {
+        // SAFETY: this CPU's own element.
+        unsafe {
+            self.blur.write_volatile(offset as u64);
+            self.blur.read_volatile() as usize & mask
+        }
+    }
+
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let start = self.start + offset;

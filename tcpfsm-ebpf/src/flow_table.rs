@@ -10,8 +10,8 @@ use aya_ebpf::{
     btf_maps::LruHashMap,
 };
 use tcpfsm_common::{
-    abi::{Counters, EventKey, FlowRecord, Health, Verdict},
-    flow::{FlowKey4, FlowKey6},
+    abi::{Counters, EventKey, Evidence, FlowRecord, Health, Verdict},
+    flow::{End, FlowKey4, FlowKey6},
 };
 
 use crate::{
@@ -72,6 +72,20 @@ fn insert<K, const MAX: usize>(
     flags: u32,
 ) -> bool {
     map.insert(key, record, u64::from(flags)).is_ok()
+}
+
+/// The sender's evidence and the receiver's.
+///
+/// # Safety
+/// `record` must point to a map element.
+#[inline(always)]
+pub(crate) unsafe fn halves(record: *mut FlowRecord, sender: End) -> (*mut Evidence, *const Evidence) {
+    let at = sender as usize & 1;
+    // SAFETY: both indices are 0 or 1.
+    unsafe {
+        let sent = (&raw mut (*record).sent).cast::<Evidence>();
+        (sent.add(at), sent.add(at ^ 1).cast_const())
+    }
 }
 
 /// The verdict as it is now, whatever the other direction does meanwhile.

@@ -48,6 +48,10 @@ pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
+/// Through here a walk's offsets go to be forgotten by the verifier, see `PacketBytes::blur`.
+#[btf_map]
+pub(crate) static BLUR: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// What the next sweep looks for; written by the daemon.
 #[btf_map]
 pub(crate) static SWEEP_REQUEST: Array<SweepRequest, 1> = Array::new();

@@ -4,7 +4,6 @@ use tcpfsm_common::{
     abi::{Counters, FlowEvent, Health, Hook, Verdict, bucket_of},
     fact::{Fact, Facts},
     flow::End,
-    fsm::State,
 };
 
 use crate::maps::COUNTERS;
@@ -77,16 +76,18 @@ pub(crate) fn change(counters: &mut Counters, event: &FlowEvent, opened: u64, ov
 
 #[inline(always)]
 fn end(counters: &mut Counters, before: Verdict, after: Verdict, end: End, since: u64, now: u64) {
-    let Some((from, to)) = after.transition(before, end) else { return };
+    let (left, entered) = (before.slot(end), after.slot(end));
+    if left == entered {
+        return;
+    }
+    let new = before.generation() != after.generation();
+    let from = if new { after.previous_slot(end) } else { left };
     let side = (after.originator() as u8 != end as u8) as usize & 1;
-    let (from_index, to_index) = (from as usize, to as usize & 15);
-    if from_index < State::ALL.len() {
-        counters.transitions[side][from_index][to_index] += 1;
-        // The time before a connection is nobody's dwell time.
-        if !from.is_closed() && before.generation() == after.generation() {
-            let dwell = now.saturating_sub(since);
-            counters.dwell[from_index][bucket_of(dwell)] += 1;
-            counters.dwell_sum[from_index] += dwell;
-        }
+    counters.transitions[side][from][entered] += 1;
+    // The time before a connection is nobody's dwell time.
+    if !new && !before.state(end).is_closed() {
+        let dwell = now.saturating_sub(since);
+        counters.dwell[left][bucket_of(dwell)] += 1;
+        counters.dwell_sum[left] += dwell;
     }
 }

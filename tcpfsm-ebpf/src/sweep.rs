@@ -163,10 +163,7 @@ unsafe fn end<K: EventKey>(
     request: &SweepRequest,
     report: &mut SweepReport,
 ) {
-    let state = verdict.state(end) as usize;
-    if state >= State::ALL.len() {
-        return;
-    }
+    let state = verdict.slot(end);
     let side = (verdict.originator() as u8 != end as u8) as usize & 1;
     report.states[side][state] += 1;
     if !verdict.is_confirmed(end) {

@@ -15,23 +15,32 @@ const TCX_NEXT: i32 = -1;
 /// Watches egress.
 #[classifier]
 pub fn tcpfsm_egress(ctx: TcContext) -> i32 {
-    packet(&ctx, Hook::TcEgress);
+    track::packet(&ctx, Hook::TcEgress, look_egress);
     TCX_NEXT
 }
 
 /// Watches ingress.
 #[classifier]
 pub fn tcpfsm_ingress(ctx: TcContext) -> i32 {
-    packet(&ctx, Hook::TcIngress);
+    track::packet(&ctx, Hook::TcIngress, look_ingress);
     TCX_NEXT
 }
 
+#[inline(never)]
+fn look_egress(ctx: &TcContext) -> usize {
+    look(ctx, Hook::TcEgress)
+}
+
+#[inline(never)]
+fn look_ingress(ctx: &TcContext) -> usize {
+    look(ctx, Hook::TcIngress)
+}
+
 #[inline(always)]
-fn packet(ctx: &TcContext, hook: Hook) {
-    let linear = Linear::of_skb(ctx);
+fn look(ctx: &TcContext, hook: Hook) -> usize {
+    let Some(linear) = Linear::of_skb(ctx) else { return 0 };
     // SAFETY: the context is the program's own.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     // A segment that TSO or GRO holds together is one packet here: its length is the skb's.
-    let meta = Meta { hook, ifindex, wire_len: ctx.len() as usize };
-    track::packet(&linear, &meta);
+    track::look(&linear, &Meta { hook, ifindex, wire_len: ctx.len() as usize })
 }

@@ -1,10 +1,11 @@
-//! One packet: parse, find its flow, advance the machine.
+//! One packet: parse, find its flow, and take the short way if its flow is settled.
 //!
-//! A settled flow's segment takes the short way here; all others are handed to the [`machine`](crate::machine).
+//! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
+//! not: so the verifier follows each of them on its own.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use tcpfsm_common::{
-    abi::{Counters, Evidence, FlowRecord, Hook, Outcome, Verdict},
+    abi::{Hook, Outcome},
     flow::End,
     fsm::observe_settled,
     packet::{IcmpError, Network, Packet, Skip, parse_ether, parse_packet4, parse_packet6},
@@ -13,15 +14,12 @@ use tcpfsm_common::{
 
 use crate::{
     bytes::Linear,
-    flow_table::{self, Key},
-    machine,
+    flow_table::{self, Key, halves},
+    machine::{tcpfsm_icmp, tcpfsm_segment},
     maps::CONFIG,
     stats,
     work::Work,
 };
-
-/// A one-sided flow is promoted after this many segments.
-const ONE_SIDED_PROMOTION: u64 = 16;
 
 /// Where and how long a packet is.
 pub(crate) struct Meta {
@@ -30,65 +28,83 @@ pub(crate) struct Meta {
     pub(crate) wire_len: usize,
 }
 
-/// Counts one packet, and tracks it if it is TCP.
+/// What is left to do about a packet: a number below this is an outcome, and nothing is left but to count it.
+type Left = usize;
+/// A segment is on the desk.
+const SEGMENT: Left = 16;
+/// An ICMP error is on the desk.
+const ICMP: Left = 17;
+
+/// Counts one packet, and tracks it if it is TCP; `look` looks at it.
+///
+/// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
 #[inline(always)]
-pub(crate) fn packet(bytes: &Linear, meta: &Meta) {
-    let Some(counters) = stats::counters() else { return };
-    let outcome = match parse_ether(bytes) {
-        Ok((Network::Ipv4, offset)) => packet4(counters, bytes, offset, meta),
-        Ok((Network::Ipv6, offset)) => packet6(counters, bytes, offset, meta),
-        Err(skip) => skipped(skip),
+pub(crate) fn packet<C>(ctx: &C, hook: Hook, look: fn(&C) -> Left) {
+    let left = look(ctx);
+    let (Some(counters), Some(work)) = (stats::counters(), Work::desk()) else { return };
+    let outcome = match left {
+        SEGMENT => {
+            tcpfsm_segment(work, counters);
+            work.outcome()
+        }
+        ICMP => {
+            tcpfsm_icmp(work, counters);
+            Outcome::Icmp as usize
+        }
+        outcome => outcome,
     };
-    stats::packet(counters, meta.hook, outcome);
+    stats::packet(counters, hook, outcome);
+}
+
+/// Looks at a packet.
+#[inline(always)]
+pub(crate) fn look(bytes: &Linear, meta: &Meta) -> Left {
+    match parse_ether(bytes) {
+        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta),
+        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta),
+        Err(skip) => skipped(skip),
+    }
 }
 
 /// The counter of a skip: they come after the outcomes.
 #[inline(always)]
-fn skipped(skip: Skip) -> usize {
+fn skipped(skip: Skip) -> Left {
     Outcome::ALL.len() + skip as usize
 }
 
 #[inline(always)]
-fn packet4(counters: &mut Counters, bytes: &Linear, offset: usize, meta: &Meta) -> usize {
+fn packet4(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
     match parse_packet4(bytes, offset, meta.wire_len) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);
-            segment_of(counters, &key, sender, &segment, meta)
+            segment_of(&key, sender, &segment, meta)
         }
         Ok(Packet::Icmp(ends, error)) => {
             let (key, quoted) = ends.key(CONFIG.load().scope);
-            icmp(counters, &key, quoted, &error, meta)
-        }
-        Err(skip) => skipped(skip),
-    }
-}
-
-/// Out of line: the stack holds one family's headers at a time.
-#[inline(never)]
-fn packet6(counters: &mut Counters, bytes: &Linear, offset: usize, meta: &Meta) -> usize {
-    match parse_packet6(bytes, offset, meta.wire_len) {
-        Ok(Packet::Tcp(ends, segment)) => {
-            let (key, sender) = ends.key(CONFIG.load().scope);
-            segment_of(counters, &key, sender, &segment, meta)
-        }
-        Ok(Packet::Icmp(ends, error)) => {
-            let (key, quoted) = ends.key(CONFIG.load().scope);
-            icmp(counters, &key, quoted, &error, meta)
+            icmp(&key, quoted, &error, meta)
         }
         Err(skip) => skipped(skip),
     }
 }
 
 #[inline(always)]
-fn segment_of<K: Key>(
-    counters: &mut Counters,
-    key: &K,
-    sender: End,
-    segment: &Segment,
-    meta: &Meta,
-) -> usize {
-    let flow = key.find_flow();
-    if let Some(record) = flow {
+fn packet6(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
+    match parse_packet6(bytes, offset, meta.wire_len) {
+        Ok(Packet::Tcp(ends, segment)) => {
+            let (key, sender) = ends.key(CONFIG.load().scope);
+            segment_of(&key, sender, &segment, meta)
+        }
+        Ok(Packet::Icmp(ends, error)) => {
+            let (key, quoted) = ends.key(CONFIG.load().scope);
+            icmp(&key, quoted, &error, meta)
+        }
+        Err(skip) => skipped(skip),
+    }
+}
+
+#[inline(always)]
+fn segment_of<K: Key>(key: &K, sender: End, segment: &Segment, meta: &Meta) -> Left {
+    if let Some(record) = key.find_flow() {
         // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
         unsafe {
             let (own, peer) = halves(record, sender);
@@ -98,77 +114,16 @@ fn segment_of<K: Key>(
             }
         }
     }
-    let Some(work) = Work::begin(key, sender, segment, meta) else { return Outcome::MapFull as usize };
-    if let Some(record) = flow {
-        // SAFETY: the map gave the element.
-        unsafe {
-            if !flow_table::verdict(record).has(Verdict::GONE) {
-                machine::advance(counters, record, work);
-                return work.outcome();
-            }
-        }
-    }
-    let Some(embryo) = key.find_embryo() else { return begin(counters, key, work) };
-    // SAFETY: the map gave the element.
-    unsafe {
-        machine::advance(counters, embryo, work);
-        let (own, peer) = halves(embryo, sender);
-        let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
-        let verdict = Verdict(work.event.after);
-        if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
-            flow_table::promote(counters, key, embryo, work, verdict);
-        }
-    }
-    work.outcome()
-}
-
-/// The sender's evidence and the receiver's.
-///
-/// # Safety
-/// `record` must point to a map element.
-#[inline(always)]
-pub(crate) unsafe fn halves(record: *mut FlowRecord, sender: End) -> (*mut Evidence, *const Evidence) {
-    let at = sender as usize & 1;
-    // SAFETY: both indices are 0 or 1.
-    unsafe {
-        let sent = (&raw mut (*record).sent).cast::<Evidence>();
-        (sent.add(at), sent.add(at ^ 1).cast_const())
-    }
-}
-
-/// A segment of no known flow: a record is kept only if the machine began one.
-#[inline(always)]
-fn begin<K: Key>(counters: &mut Counters, key: &K, work: &mut Work) -> usize {
-    if machine::begin(counters, work) {
-        if key.insert_embryo(&work.record) {
-            machine::began(counters, work);
-        } else {
-            machine::not_stored(counters);
-            return Outcome::MapFull as usize;
-        }
-    }
-    work.outcome()
+    let Some(work) = Work::desk() else { return Outcome::MapFull as usize };
+    work.begin(key, sender, segment, meta);
+    SEGMENT
 }
 
 /// An ICMP error about a segment that `quoted` sent.
 #[inline(always)]
-fn icmp<K: Key>(
-    counters: &mut Counters,
-    key: &K,
-    quoted: End,
-    error: &IcmpError,
-    meta: &Meta,
-) -> usize {
-    let found = match key.find_flow() {
-        Some(record) => Some(record),
-        None => key.find_embryo(),
-    };
-    let segment = Segment { seq: error.seq, ..Segment::default() };
-    if let Some(record) = found
-        && let Some(work) = Work::begin(key, quoted, &segment, meta)
-    {
-        // SAFETY: the map gave the element.
-        unsafe { machine::icmp(counters, record, work, error) };
-    }
-    Outcome::Icmp as usize
+fn icmp<K: Key>(key: &K, quoted: End, error: &IcmpError, meta: &Meta) -> Left {
+    let Some(work) = Work::desk() else { return Outcome::Icmp as usize };
+    work.begin(key, quoted, &Segment { seq: error.seq, ..Segment::default() }, meta);
+    work.unreachable = error.reason as u64;
+    ICMP
 }

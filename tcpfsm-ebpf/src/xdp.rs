@@ -13,10 +13,14 @@ use crate::{
 /// Watches ingress and passes every packet on.
 #[xdp(frags)]
 pub fn tcpfsm_xdp(ctx: XdpContext) -> u32 {
-    let linear = Linear::of_xdp(&ctx);
+    track::packet(&ctx, Hook::Xdp, look);
+    xdp_action::XDP_PASS
+}
+
+#[inline(never)]
+fn look(ctx: &XdpContext) -> usize {
+    let Some(linear) = Linear::of_xdp(ctx) else { return 0 };
     // SAFETY: the context is the program's own.
     let wire_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as usize;
-    let meta = Meta { hook: Hook::Xdp, ifindex: ctx.ingress_ifindex() as u32, wire_len };
-    track::packet(&linear, &meta);
-    xdp_action::XDP_PASS
+    track::look(&linear, &Meta { hook: Hook::Xdp, ifindex: ctx.ingress_ifindex() as u32, wire_len })
 }

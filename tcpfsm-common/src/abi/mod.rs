@@ -23,3 +23,7 @@ pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.
 pub const ABI_VERSION: u16 = 1;
+
+/// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
+/// can see to be in bounds.
+pub const STATE_SLOTS: usize = 16;

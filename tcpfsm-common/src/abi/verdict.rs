@@ -109,7 +109,21 @@ impl Verdict {
     #[inline(always)]
     #[must_use]
     pub const fn state(self, end: End) -> State {
-        State::from_code((self.0 >> (4 * end as u64) & Self::STATE) as u8)
+        State::from_code(self.slot(end) as u8)
+    }
+
+    /// The code of one end's state, as an index into tables of [`STATE_SLOTS`](super::STATE_SLOTS).
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self, end: End) -> usize {
+        (self.0 >> (4 * end as u64) & Self::STATE) as usize
+    }
+
+    /// The same for the state to return to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn previous_slot(self, end: End) -> usize {
+        (self.0 >> (Self::PREVIOUS_SHIFT + 4 * end as u64) & Self::STATE) as usize
     }
 
     /// Whether that end itself sent a segment that proves its state.

@@ -2,7 +2,7 @@
 
 use super::{
     Event, State,
-    track::Track,
+    track::{Desk, Track},
     window::{rcv_nxt, window_edge},
 };
 use crate::{
@@ -22,7 +22,7 @@ enum Answer {
     Ignored(Fact),
 }
 
-impl Track<'_> {
+impl<D: Desk> Track<'_, D> {
     #[inline(always)]
     pub(super) fn reset(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
         if self.verdict().has(Verdict::CANDIDATE) {
