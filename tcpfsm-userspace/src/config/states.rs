@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt, ops::Index, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
-use tcpfsm_common::fsm::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, State};
+use tcpfsm_common::{
+    abi::STATE_SLOTS,
+    fsm::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, State},
+};
 
 /// A duration for each state; `None` means never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +36,12 @@ impl PerState {
 
     /// As the sweep wants them: nanoseconds by state code, 0 for never.
     #[must_use]
-    pub fn nanoseconds(&self) -> [u64; 11] {
-        self.0.map(|d| d.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    pub fn nanoseconds(&self) -> [u64; STATE_SLOTS] {
+        let mut slots = [0; STATE_SLOTS];
+        for (slot, duration) in slots.iter_mut().zip(self.0) {
+            *slot = duration.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+        }
+        slots
     }
 
     /// Every state and its duration.
