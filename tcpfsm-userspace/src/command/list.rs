@@ -34,7 +34,7 @@ pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
             },
             Some(Answer::Notice(Notice::End(_))) => break,
             Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_))) => {}
-            None => return Err(Error::Answer("it ends in the middle: the daemon has ended".into())),
+            None => return Err(Error::HungUp),
         }
     }
     flows.sort_by_key(|flow| (flow.orig_state, flow.resp_state, flow.resp, flow.orig));

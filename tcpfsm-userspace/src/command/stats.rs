@@ -27,7 +27,7 @@ pub(super) fn stats(args: StatsArgs) -> Result<ExitCode> {
             StatsFormat::Table => print(&tables(&stats))?,
         },
         Some(Answer::Notice(_)) | None => {
-            return Err(Error::Answer("it ends in the middle: the daemon has ended".into()));
+            return Err(Error::HungUp);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -58,7 +58,7 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
             Answer::Notice(Notice::Error(_) | Notice::End(_)) => {}
         }
     }
-    Err(Error::Answer("it hung up: the daemon has ended".into()))
+    Err(Error::HungUp)
 }
 
 #[cfg(test)]
