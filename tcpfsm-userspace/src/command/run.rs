@@ -119,13 +119,10 @@ async fn serve(config: Config) -> Result<ExitCode> {
         let _ = stop.send(true);
     });
 
-    let stopping_socket = stopped(stopping.clone());
-    let (ending, ()) = tokio::join!(engine.run(sweeper, stopped(stopping)), async {
-        tokio::select! {
-            () = socket.serve(office) => {}
-            () = stopping_socket => {}
-        }
-    });
+    let ending = tokio::select! {
+        ending = engine.run(sweeper, stopped(stopping)) => ending,
+        () = socket.serve(office) => Ending::Requested,
+    };
     drop(socket);
     finish([Some(publish_thread), stdout_thread].into_iter().flatten());
     summarise(&insight, &shared);
