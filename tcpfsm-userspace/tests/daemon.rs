@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -129,8 +129,10 @@ fn a_connection_is_told_from_beginning_to_end() {
             .unwrap();
 
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let (server, _) = listener.accept().unwrap();
+        let (mut server, _) = listener.accept().unwrap();
         client.write_all(b"hello").unwrap();
+        // Closed with something unread, it would send a reset.
+        server.read_exact(&mut [0; 5]).unwrap();
         let listed = daemon.ask(&["list", "-o", "jsonl", "--state", "estab"]);
         let flow: Value = serde_json::from_str(text(&listed.stdout).lines().next().unwrap()).unwrap();
         assert_eq!(
