@@ -14,6 +14,7 @@ use crate::{
     control::filter::{Family, Filter},
     error::Result,
     logging::LogLevel,
+    replay::ReplayArgs,
 };
 
 /// Watches TCP from the wire: the state of both ends of every connection, who is stuck, and why.
@@ -38,7 +39,8 @@ pub enum Command {
     List(ListArgs),
     /// Counts per state, transitions, losses
     Stats(StatsArgs),
-    // `replay` plugs in here: `Replay(crate::replay::ReplayArgs)`, and one line in `command::dispatch`.
+    /// Capture files through the same machine
+    Replay(ReplayArgs),
     /// Take away what a killed daemon left attached
     Detach(DetachArgs),
     /// The configuration file

@@ -9,12 +9,14 @@
 //! detect/    one detector per file: events and time in, anomalies out
 //! report/    what leaves the pipeline: schema version 1
 //! export/    reports and counters to text, JSON lines, Prometheus, HTTP
+//! replay/    capture files through the same machine; Zeek's summary beside it
 //! control/   the Unix socket, both ends              insight.rs answers from maps and gauges
 //! ```
 
 pub mod cli;
 pub mod clock;
 pub mod command;
+pub mod community_id;
 pub mod config;
 pub mod control;
 pub mod detect;
@@ -26,6 +28,7 @@ pub mod kernel;
 pub mod logging;
 pub mod owner;
 pub mod pipeline;
+pub mod replay;
 pub mod report;
 pub mod source;
 

@@ -4,6 +4,7 @@ mod config;
 mod detach;
 mod list;
 mod manual;
+mod replay;
 mod run;
 mod stats;
 pub mod watch;
@@ -28,6 +29,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Watch(args) => watch::watch(args),
         Command::List(args) => list::list(args),
         Command::Stats(args) => stats::stats(args),
+        Command::Replay(args) => replay::replay(&args),
         Command::Detach(args) => detach::detach(args),
         Command::Config(command) => config::config(command),
         Command::Completions { shell } => manual::completions(shell),

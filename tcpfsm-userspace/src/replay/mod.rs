@@ -1,0 +1,274 @@
+//! `tcpfsm replay`: capture files through the same parser, flow key and machine as live traffic.
+//!
+//! ```text
+//!   file ─► input.rs ─► pcap.rs / pcapng.rs ─► capture.rs   frames
+//!        ─► link.rs ─► tcpfsm_common::packet                segments
+//!        ─► tracker.rs ─► tcpfsm_common::fsm                states of both ends
+//!                      └► zeek/                             connections, conn_state, history
+//!        ─► output.rs                                       table or JSON lines
+//! ```
+//!
+//! Nothing here trusts the file: truncated, corrupt or absurdly timed captures give what is in them and a
+//! warning.
+
+mod capture;
+mod input;
+mod link;
+mod output;
+mod pcap;
+mod pcapng;
+mod time;
+mod tracker;
+mod zeek;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use tcpfsm_common::{
+    flow::{End, FlowKey},
+    packet::{
+        IcmpError, Network,
+        Packet::{Icmp, Tcp},
+        PacketBytes, Parsed, Skip, parse_network,
+    },
+};
+
+use self::{
+    capture::{Capture, CaptureError, Frame},
+    output::Lines,
+    tracker::{Tracker, Want},
+    zeek::Packet,
+};
+
+pub use self::output::Format;
+
+/// Replay capture files through the state machine.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// Capture files, pcap or pcapng; `-` is standard input. Each is a world of its own.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How to write the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// One line per packet instead of one per connection.
+    #[arg(long)]
+    pub per_packet: bool,
+    /// Say on standard error how many packets were read, and how many were not TCP and why.
+    #[arg(long)]
+    pub stats: bool,
+}
+
+/// Replays every file. A file that cannot be read is reported and does not keep the others from being read.
+///
+/// # Errors
+/// Only where `out` cannot be written.
+pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let mut lines = Lines::new(out, args.output);
+    let want = if args.per_packet { Want::Packets } else { Want::Connections };
+    let mut code = ExitCode::SUCCESS;
+    for file in &args.files {
+        match replay_file(file, want, &mut lines) {
+            Ok(counts) => {
+                if args.stats {
+                    eprintln!("{}: {counts}", file.display());
+                }
+            }
+            // Whoever reads has seen enough (`| head`).
+            Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(code),
+            Err(Failure::Output(error)) => return Err(error).context("cannot write the result"),
+            Err(Failure::Input(error)) => {
+                eprintln!("tcpfsm: {error:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    match lines.flush() {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the result"),
+        _ => Ok(code),
+    }
+}
+
+/// Why a file could not be replayed.
+#[derive(Debug)]
+enum Failure {
+    Input(anyhow::Error),
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+fn replay_file(path: &Path, want: Want, lines: &mut Lines<'_>) -> Result<Counts, Failure> {
+    if path.as_os_str() == "-" {
+        return replay("standard input", io::stdin().lock(), want, lines);
+    }
+    let name = path.display().to_string();
+    match File::open(path) {
+        Ok(file) => replay(&name, file, want, lines),
+        Err(error) => {
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => "check the path",
+                ErrorKind::PermissionDenied => "read it as a user who may, or change its mode",
+                _ => "check that it is a readable file",
+            };
+            Err(Failure::Input(anyhow!("cannot open {name}: {error}; {remedy}")))
+        }
+    }
+}
+
+fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> Result<Counts, Failure> {
+    let refuse = |error: &CaptureError| {
+        let remedy = match error {
+            CaptureError::Io(_) => "check that it is a readable file",
+            _ => "give a file written by tcpdump -w, Wireshark or dumpcap",
+        };
+        Failure::Input(anyhow!("cannot replay {name}: {error}; {remedy}"))
+    };
+    let mut capture = Capture::open(source).map_err(|error| refuse(&error))?;
+    let mut tracker = Tracker::new(want);
+    let mut counts = Counts::default();
+    loop {
+        match capture.next() {
+            Ok(Some(frame)) => {
+                counts.packets += 1;
+                if let Err(skip) = observe(&frame, want, &mut tracker, lines)? {
+                    counts.skipped[skip as usize] += 1;
+                    if !link::is_known(frame.link) {
+                        counts.unknown_link = Some(frame.link);
+                    }
+                }
+            }
+            Ok(None) => break,
+            Err(error) if error.is_partial() => {
+                eprintln!(
+                    "tcpfsm: warning: {name} {error}; replayed the {} packets before it",
+                    counts.packets
+                );
+                break;
+            }
+            Err(error) => return Err(refuse(&error)),
+        }
+    }
+    if let Some(link) = counts.unknown_link {
+        eprintln!("tcpfsm: warning: {name}: frames of link type {link} are not understood and were skipped");
+    }
+    tracker.end();
+    for summary in tracker.finished() {
+        lines.connection(&summary)?;
+    }
+    Ok(counts)
+}
+
+/// An ICMP error that quotes a segment.
+fn icmp(
+    key: FlowKey,
+    quoted: End,
+    error: &IcmpError,
+    frame: &Frame<'_>,
+    want: Want,
+    tracker: &mut Tracker,
+    lines: &mut Lines<'_>,
+) -> Result<Result<(), Skip>, Failure> {
+    if let Some(sighting) = tracker.icmp(key, quoted, error, frame.time)
+        && want == Want::Packets
+    {
+        lines.packet(frame.number, frame.time, &sighting)?;
+    }
+    Ok(Ok(()))
+}
+
+/// One frame: to the tracker, and what it says to the output.
+fn observe(
+    frame: &Frame<'_>,
+    want: Want,
+    tracker: &mut Tracker,
+    lines: &mut Lines<'_>,
+) -> Result<Result<(), Skip>, Failure> {
+    let time = frame.time;
+    let (parsed, complete) = match parse(frame) {
+        Ok(parsed) => parsed,
+        Err(skip) => return Ok(Err(skip)),
+    };
+    let (key, sender, segment, self_connected) = match &parsed {
+        Parsed::V4(Tcp(ends, segment)) => {
+            let (key, sender) = ends.key(0);
+            (FlowKey::V4(key), sender, segment, ends.is_self_connected())
+        }
+        Parsed::V6(Tcp(ends, segment)) => {
+            let (key, sender) = ends.key(0);
+            (FlowKey::V6(key), sender, segment, ends.is_self_connected())
+        }
+        Parsed::V4(Icmp(ends, error)) => {
+            let (key, quoted) = ends.key(0);
+            return icmp(FlowKey::V4(key), quoted, error, frame, want, tracker, lines);
+        }
+        Parsed::V6(Icmp(ends, error)) => {
+            let (key, quoted) = ends.key(0);
+            return icmp(FlowKey::V6(key), quoted, error, frame, want, tracker, lines);
+        }
+    };
+    let packet = Packet { sender, segment, time, complete };
+    let sighting = tracker.segment(key, packet, frame.number, self_connected);
+    if want == Want::Packets {
+        lines.packet(frame.number, time, &sighting)?;
+    }
+    for summary in tracker.finished() {
+        lines.connection(&summary)?;
+    }
+    Ok(Ok(()))
+}
+
+/// The segment in a frame, and whether all of its payload was captured.
+fn parse(frame: &Frame<'_>) -> Result<(Parsed, bool), Skip> {
+    let (network, offset) = link::locate(frame.link, frame.bytes)?;
+    let bytes = frame.bytes;
+    let end = match network {
+        Network::Ipv4 => match usize::from(bytes.u16(offset + 2).ok_or(Skip::Truncated)?) {
+            0 => frame.wire_len,
+            len => offset + len,
+        },
+        Network::Ipv6 => match usize::from(bytes.u16(offset + 4).ok_or(Skip::Truncated)?) {
+            0 => frame.wire_len,
+            len => offset + 40 + len,
+        },
+    };
+    if end > frame.wire_len {
+        // The frame is shorter than its IP header says: every receiver drops such a packet.
+        return Err(Skip::BadHeader);
+    }
+    let parsed = parse_network(&bytes, network, offset, frame.wire_len)?;
+    Ok((parsed, end <= bytes.len()))
+}
+
+/// What was read and what was not understood.
+#[derive(Default)]
+struct Counts {
+    packets: u64,
+    skipped: [u64; Skip::ALL.len()],
+    unknown_link: Option<u16>,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} packets", self.packets)?;
+        for (reason, count) in Skip::ALL.into_iter().zip(self.skipped) {
+            if count > 0 {
+                write!(f, ", {} {}", count, reason.name())?;
+            }
+        }
+        Ok(())
+    }
+}
