@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn syn_and_fin_take_a_sequence_number_each() {
-        let segment = |flags, len| Segment { seq: SeqNum(10), len, flags: TcpFlags(flags), ..Segment::default() };
+        let segment =
+            |flags, len| Segment { seq: SeqNum(10), len, flags: TcpFlags(flags), ..Segment::default() };
         assert_eq!(segment(TcpFlags::ACK, 5).end_seq(), SeqNum(15));
         assert_eq!(segment(TcpFlags::SYN, 0).end_seq(), SeqNum(11));
         assert_eq!(segment(TcpFlags::FIN | TcpFlags::ACK, 5).end_seq(), SeqNum(16));

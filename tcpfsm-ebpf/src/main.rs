@@ -1,7 +1,45 @@
-//! Placeholder replaced below.
+//! The kernel side of tcpfsm.
+//!
+//! ```text
+//! xdp.rs tc.rs   entry points: every packet is passed on, whatever happened here
+//! bytes.rs       packet memory, proved to the verifier            (unsafe)
+//! track.rs       parse ─► key ─► look up ─► settled, or the machine
+//! machine.rs     the machine on one segment, and the books          (unsafe)
+//! work.rs        the desk on which that is done
+//! flow_table.rs  the flow maps: find, insert, promote             (unsafe)
+//! emit.rs        events into the ring buffer
+//! stats.rs       per-CPU counters
+//! sweep.rs       the walk over all flows, inside the kernel       (unsafe)
+//! maps.rs        every map
+//! atomics.rs     the compare-and-swap that Rust's bpf target lacks (unsafe)
+//! ```
+
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+
+#![expect(unreachable_pub, reason = "entry points are exported by name")]
+
+mod atomics;
+mod bytes;
+mod emit;
+mod flow_table;
+mod machine;
+mod maps;
+mod stats;
+mod sweep;
+mod tc;
+mod track;
+mod work;
+mod xdp;
+
+/// What the kernel checks before it grants helpers reserved for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }

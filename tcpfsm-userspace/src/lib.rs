@@ -1,13 +1,36 @@
 //! The tcpfsm daemon and command line, as a library that tests and fuzzers use too.
 //!
 //! ```text
-//! kernel/   aya, and nothing else knows aya: load, attach, events, records, sweep
-//! source/   what brings segments or events in
-//! replay/   capture files through the same machine
+//! command/   one subcommand of `tcpfsm` per file        cli.rs, config/, error.rs serve them
+//! kernel/    aya, and nothing else knows aya: load, attach, events, records, sweep
+//! source/    ring-buffer bytes to typed events
+//! pipeline/  source → detectors → reports
+//! host/      what the host itself knows of a flow: its socket, its owner      owner.rs asks it
+//! detect/    one detector per file: events and time in, anomalies out
+//! report/    what leaves the pipeline: schema version 1
+//! export/    reports and counters to text, JSON lines, Prometheus, HTTP
+//! replay/    capture files through the same machine; Zeek's summary beside it
+//! control/   the Unix socket, both ends              insight.rs answers from maps and gauges
 //! ```
 
+pub mod cli;
+pub mod clock;
+pub mod command;
 pub mod community_id;
+pub mod config;
+pub mod control;
+pub mod detect;
+pub mod error;
+pub mod export;
+pub mod host;
+pub mod insight;
+pub mod kernel;
+pub mod logging;
+pub mod owner;
+pub mod pipeline;
 pub mod replay;
+pub mod report;
+pub mod source;
 
 /// The kernel programs' object, empty when this was built without `cargo xtask build`.
 pub static BPF_OBJECT: &[u8] = {

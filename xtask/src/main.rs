@@ -1,1 +1,80 @@
-fn main() {}
+//! `cargo xtask`: see `cargo xtask help`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::setup::{self, Needs};
+use xtask::workspace::Workspace;
+use xtask::{build, demo, lab, lint, run, test, tidy};
+
+/// Every repeated command of tcpfsm.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find or install what the build and the demo need (the other commands do this by themselves)
+    Setup,
+    /// Build the kernel programs and the daemon: target/release/tcpfsm
+    Build {
+        /// Build the daemon without optimisation: target/debug/tcpfsm
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Build, then run the tracker: on --iface if given after `--`, else on a demo network
+    Run(run::Arguments),
+    /// Build, then run every check and test
+    Test {
+        /// Run only tests whose name contains one of these
+        filters: Vec<String>,
+        /// Leave out what takes long
+        #[arg(long)]
+        quick: bool,
+    },
+    /// rustfmt, clippy and dependency policy
+    Lint,
+    /// Format the sources
+    Fmt,
+    /// Check the house rules that no compiler knows
+    Tidy,
+    /// Remove demo networks that a killed run left behind
+    CleanDemo,
+    /// The demo's server that never closes its connections
+    #[command(hide = true)]
+    DemoLeakyServer,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Setup => setup::main(&Workspace::find()?)?,
+        Task::Build { debug } => build::main(&Workspace::find()?, debug)?,
+        Task::Run(arguments) => return run::main(&Workspace::find()?, &arguments),
+        Task::Test { filters, quick } => test::main(&Workspace::find()?, &filters, quick)?,
+        Task::Lint => {
+            let workspace = Workspace::find()?;
+            let toolchain = setup::ensure(&workspace, Needs::Build)?;
+            // The daemon's sources embed the object: clippy wants it there too.
+            build::build_object(&workspace, &toolchain)?;
+            lint::main(&workspace, &toolchain)?;
+        }
+        Task::Fmt => lint::fmt(&Workspace::find()?)?,
+        Task::Tidy => tidy::main(&Workspace::find()?)?,
+        Task::CleanDemo => lab::stale::main()?,
+        Task::DemoLeakyServer => demo::leaky::main()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

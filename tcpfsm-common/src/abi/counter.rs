@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::STATE_SLOTS;
 use crate::packet::Skip;
 
 /// Where a packet was seen.
@@ -143,14 +144,14 @@ pub struct Counters {
     pub health: [u64; 8],
     /// Facts by code.
     pub facts: [u64; 64],
-    /// Transitions by side (originator first), state before, state after; rows padded to 16.
-    pub transitions: [[[u64; 16]; 11]; 2],
+    /// Transitions by side (originator first), state before, state after.
+    pub transitions: [[[u64; STATE_SLOTS]; STATE_SLOTS]; 2],
     /// Flows closed, by [`CloseReason`](super::CloseReason).
     pub closed: [u64; 8],
     /// Time spent in each state when left, by [`bucket_of`].
-    pub dwell: [[u64; DWELL_BUCKETS]; 11],
+    pub dwell: [[u64; DWELL_BUCKETS]; STATE_SLOTS],
     /// The same, added up in nanoseconds.
-    pub dwell_sum: [u64; 11],
+    pub dwell_sum: [u64; STATE_SLOTS],
     /// Handshake durations (SYN to the third segment), by [`bucket_of`].
     pub handshake: [u64; LATENCY_BUCKETS],
     /// The same, added up in nanoseconds.
@@ -165,17 +166,18 @@ impl Counters {
         packets: [[0; 16]; 3],
         health: [0; 8],
         facts: [0; 64],
-        transitions: [[[0; 16]; 11]; 2],
+        transitions: [[[0; STATE_SLOTS]; STATE_SLOTS]; 2],
         closed: [0; 8],
-        dwell: [[0; DWELL_BUCKETS]; 11],
-        dwell_sum: [0; 11],
+        dwell: [[0; DWELL_BUCKETS]; STATE_SLOTS],
+        dwell_sum: [0; STATE_SLOTS],
         handshake: [0; LATENCY_BUCKETS],
         handshake_sum: 0,
     };
 
     /// Adds another CPU's counters.
     pub fn add(&mut self, other: &Self) {
-        let Self { packets, health, facts, transitions, closed, dwell, dwell_sum, handshake, handshake_sum } = other;
+        let Self { packets, health, facts, transitions, closed, dwell, dwell_sum, handshake, handshake_sum } =
+            other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);
         add_all(&mut self.facts, facts);

@@ -13,7 +13,9 @@ mod sweep;
 mod verdict;
 
 pub use config::KernelConfig;
-pub use counter::{Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of};
+pub use counter::{
+    Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
+};
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent};
 pub use record::{Evidence, FlowRecord, Shared};
 pub use sweep::{SweepReport, SweepRequest};
@@ -21,3 +23,7 @@ pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.
 pub const ABI_VERSION: u16 = 1;
+
+/// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
+/// can see to be in bounds.
+pub const STATE_SLOTS: usize = 16;

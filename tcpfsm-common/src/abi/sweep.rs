@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::STATE_SLOTS;
+
 /// What the sweep is to look for. Times are nanoseconds; 0 means never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -10,9 +12,9 @@ pub struct SweepRequest {
     pub now: u64,
     /// How long an end may stay silent in each state (by [`State`](crate::fsm::State) code) before it counts
     /// as closed. For `closed` and `listen`: how long a flow with both ends closed stays in the map.
-    pub timeout: [u64; 11],
+    pub timeout: [u64; STATE_SLOTS],
     /// How long an end may stay in each state before it is reported as stuck.
-    pub stuck: [u64; 11],
+    pub stuck: [u64; STATE_SLOTS],
     /// The number of this sweep, never 0: a stuck flow is reported again only after `report_every` sweeps.
     pub number: u32,
     /// See `number`.
@@ -26,13 +28,13 @@ pub struct SweepReport {
     /// Flows in the map.
     pub flows: u64,
     /// Ends by side (originator first) and state.
-    pub states: [[u64; 11]; 2],
+    pub states: [[u64; STATE_SLOTS]; 2],
     /// Of these, ends whose state is assumed.
-    pub assumed: [u64; 11],
+    pub assumed: [u64; STATE_SLOTS],
     /// Ends longer in their state than the threshold.
-    pub stuck: [u64; 11],
+    pub stuck: [u64; STATE_SLOTS],
     /// The oldest of these: when it entered the state; 0 when there is none.
-    pub stuck_since: [u64; 11],
+    pub stuck_since: [u64; STATE_SLOTS],
     /// Ends whose time ran out.
     pub expired: u64,
     /// Flows removed from the map.

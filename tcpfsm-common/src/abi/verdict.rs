@@ -9,7 +9,7 @@ use crate::{
 ///
 /// ```text
 ///  bit 0   4   8  9  10  14  18 19 20 21 22 23 24 25 26     32      48     56
-///      low high cl ch pl  ph  o  pk cd tw rl rh al os pr     gen     reason
+///      low high cl ch pl  ph  o  pk cd tw rl rh al os gn     gen     reason
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -90,6 +90,8 @@ impl Verdict {
     const REASON_SHIFT: u64 = 48;
     const GENERATION_SHIFT: u64 = 32;
 
+    /// The bits whose change is worth an event: both states, and the generation.
+    pub const STATES_AND_GENERATION: u64 = 0xff | 0xffff << Self::GENERATION_SHIFT;
     /// The flow was picked up in mid-stream; its originator is a guess.
     pub const PICKED_UP: u64 = 1 << 19;
     /// A stray segment was seen, not enough for a flow: shown as closed until something fits it.
@@ -100,14 +102,28 @@ impl Verdict {
     pub const RESET_BY_LOW: u64 = 1 << 22;
     /// Only one direction is seen.
     pub const ONE_SIDED: u64 = 1 << 25;
-    /// The record moved from the embryonic map to the flow map: look there.
-    pub const PROMOTED: u64 = 1 << 26;
+    /// The record is leaving its map, for the other one or for good: look again.
+    pub const GONE: u64 = 1 << 26;
 
     /// The state of one end.
     #[inline(always)]
     #[must_use]
     pub const fn state(self, end: End) -> State {
-        State::from_code((self.0 >> (4 * end as u64) & Self::STATE) as u8)
+        State::from_code(self.slot(end) as u8)
+    }
+
+    /// The code of one end's state, as an index into tables of [`STATE_SLOTS`](super::STATE_SLOTS).
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self, end: End) -> usize {
+        (self.0 >> (4 * end as u64) & Self::STATE) as usize
+    }
+
+    /// The same for the state to return to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn previous_slot(self, end: End) -> usize {
+        (self.0 >> (Self::PREVIOUS_SHIFT + 4 * end as u64) & Self::STATE) as usize
     }
 
     /// Whether that end itself sent a segment that proves its state.
@@ -218,6 +234,21 @@ impl Verdict {
         self.with(Self::RESET_BY_LOW << end as u64, set)
     }
 
+    /// The states that changed since `before`: end, state left, state entered. Where a new generation began,
+    /// the state left is the new connection's own beginning, not the old one's end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn transition(self, before: Self, end: End) -> Option<(State, State)> {
+        let (from, to) = (before.state(end), self.state(end));
+        if from as u8 == to as u8 {
+            None
+        } else if before.generation() != self.generation() {
+            Some((self.previous(end), to))
+        } else {
+            Some((from, to))
+        }
+    }
+
     /// Whether both ends have no state for this flow.
     #[inline(always)]
     #[must_use]
@@ -263,7 +294,8 @@ mod tests {
 
     #[test]
     fn generation_and_reason_do_not_touch_the_states() {
-        let mut v = Verdict::default().with_state(End::High, State::TimeWait, true).with_originator(End::High);
+        let mut v =
+            Verdict::default().with_state(End::High, State::TimeWait, true).with_originator(End::High);
         for expected in 1..=3 {
             v = v.with_close_reason(CloseReason::Finish).with_reset_by(End::Low, true).next_generation();
             assert_eq!(v.generation(), expected);
@@ -277,9 +309,11 @@ mod tests {
     #[test]
     fn settled_means_both_established_and_confirmed() {
         let both = |confirmed| {
-            Verdict::default()
-                .with_state(End::Low, State::Established, confirmed)
-                .with_state(End::High, State::Established, true)
+            Verdict::default().with_state(End::Low, State::Established, confirmed).with_state(
+                End::High,
+                State::Established,
+                true,
+            )
         };
         assert!(both(true).is_settled());
         assert!(both(true).with(Verdict::PICKED_UP, true).with_originator(End::High).is_settled());

@@ -74,19 +74,24 @@ impl Evidence {
         }
     }
 
-    /// Takes an acceptable ACK or FIN segment of this end into account. `peer_ack` is what the peer has
-    /// acknowledged, where that can be known.
+    /// Takes an acceptable ACK or FIN segment of this end into account. `acked` says whether the
+    /// peer's acknowledgments are of this generation.
     #[inline(always)]
-    pub(super) fn accept(&mut self, segment: &Segment, peer: &Self, attached: bool, facts: &mut Facts) {
+    pub(super) fn accept(
+        &mut self,
+        segment: &Segment,
+        peer: &Self,
+        acked: impl Fn() -> bool,
+        facts: &mut Facts,
+    ) {
         let end = segment.end_seq();
-        let acked = attached && peer.has(Self::EDGE);
-        if acked {
+        if acked() {
             // Acknowledged means received, whether or not it was seen to be sent.
             self.contig = self.contig.latest(peer.ack);
         }
         if segment.len > 0 && !self.nxt.before(end) {
             facts.add(Fact::Rtx);
-            if acked && !end.after(peer.ack) {
+            if acked() && !end.after(peer.ack) {
                 facts.add(Fact::SpuriousRtx);
             }
         }
@@ -109,7 +114,7 @@ impl Evidence {
         }
         self.take_window(segment, peer, facts);
         if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-            && (!self.has(Self::TIMESTAMPS) || !acked || !segment.seq.after(peer.ack))
+            && (!self.has(Self::TIMESTAMPS) || !acked() || !segment.seq.after(peer.ack))
         {
             // RFC 7323 §4.3: TS.Recent follows segments at the left edge only.
             self.tsval = segment.options.tsval;

@@ -22,5 +22,8 @@ mod window;
 
 pub use state::{State, UnknownState};
 pub use timeout::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, Expiry, expire};
-pub use track::{Change, Config, Step, advance, observe, observe_icmp, observe_settled, settle};
+pub use track::{
+    Change, Config, Desk, PlainDesk, Step, advance, observe, observe_ack, observe_icmp, observe_invalid,
+    observe_reset, observe_settled, observe_syn, observe_syn_ack, settle,
+};
 pub use transition::{Event, next, step};

@@ -2,7 +2,7 @@
 
 use super::{
     Event, State,
-    track::Track,
+    track::{Desk, Track},
     window::{rcv_nxt, window_edge},
 };
 use crate::{
@@ -22,16 +22,16 @@ enum Answer {
     Ignored(Fact),
 }
 
-impl Track {
+impl<D: Desk> Track<'_, D> {
     #[inline(always)]
     pub(super) fn reset(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
-        if self.verdict.has(Verdict::CANDIDATE) {
+        if self.verdict().has(Verdict::CANDIDATE) {
             // The stray belonged to nothing.
             self.facts.add(Fact::NoSession);
-            self.verdict = self.verdict.next_generation();
+            self.set_verdict(self.verdict().next_generation());
             return;
         }
-        if self.verdict.is_closed() {
+        if self.verdict().is_closed() {
             let known = own.has(Evidence::SEEN) || peer.has(Evidence::SEEN);
             self.facts.add(if known { Fact::RstAfterClose } else { Fact::NoSession });
             return;
@@ -105,7 +105,7 @@ impl Track {
     #[inline(always)]
     fn accepted(&mut self, own: &Evidence) {
         let receiver = self.state_of_receiver();
-        let by = match self.verdict.direction(self.sender) {
+        let by = match self.verdict().direction(self.sender) {
             Direction::Original => CloseReason::ResetByOriginator,
             Direction::Reply => CloseReason::ResetByResponder,
         };
@@ -113,10 +113,11 @@ impl Track {
         match receiver {
             State::SynSent => {
                 self.facts.add(Fact::ConnectRefused);
-                self.verdict = self
-                    .verdict
-                    .with_state(self.sender, State::Closed, true)
-                    .with_close_reason(CloseReason::Refused);
+                self.set_verdict(
+                    self.verdict()
+                        .with_state(self.sender, State::Closed, true)
+                        .with_close_reason(CloseReason::Refused),
+                );
                 return;
             }
             State::SynRecv => self.facts.add(Fact::HandshakeAborted),
@@ -130,7 +131,7 @@ impl Track {
             | State::Closing
             | State::LastAck => self.facts.add(Fact::Reset),
         }
-        self.verdict = self.verdict.with_close_reason(by);
+        self.set_verdict(self.verdict().with_close_reason(by));
         self.sender_is_gone(own);
     }
 
@@ -150,10 +151,10 @@ impl Track {
         }
         if own.has(Evidence::SYN_ON_LIVE) {
             // It had sent a SYN and got the old connection's ACK: it is still trying to connect.
-            self.verdict = self.verdict.with_state(self.sender, State::SynSent, true);
+            self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
             return;
         }
         self.send(Event::SentRst);
-        self.verdict = self.verdict.with_reset_by(self.sender, true);
+        self.set_verdict(self.verdict().with_reset_by(self.sender, true));
     }
 }

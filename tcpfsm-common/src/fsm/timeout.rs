@@ -39,7 +39,7 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
         let state = before.state(end);
         let in_state = request.now.saturating_sub(since);
         let elapsed = if matches!(state, State::TimeWait) { in_state } else { silent };
-        let timeout = request.timeout[state as usize];
+        let timeout = request.timeout[before.slot(end)];
         if timeout == 0 || elapsed < timeout {
             continue;
         }
@@ -69,9 +69,11 @@ mod tests {
     }
 
     fn request(now: u64) -> SweepRequest {
-        let mut timeout = DEFAULT_TIMEOUT_SECONDS;
-        timeout.iter_mut().for_each(|s| *s *= 1_000_000_000);
-        SweepRequest { now, timeout, ..SweepRequest::default() }
+        let mut request = SweepRequest { now, ..SweepRequest::default() };
+        for (timeout, seconds) in request.timeout.iter_mut().zip(DEFAULT_TIMEOUT_SECONDS) {
+            *timeout = seconds * SECOND;
+        }
+        request
     }
 
     const SECOND: u64 = 1_000_000_000;

@@ -3,6 +3,8 @@
 //! The order is RFC 9293's and Linux's: is the acknowledgment acceptable, is the sequence number, PAWS; then
 //! the sender's own step; then at the receiver the acknowledgment before the FIN.
 
+use core::{cell::Cell, hint::black_box};
+
 use super::{
     Event, State, step,
     window::{AckCheck, attached, check_ack, fails_paws, newer_timestamp, rcv_nxt, window_edge},
@@ -40,6 +42,46 @@ impl From<KernelConfig> for Config {
     }
 }
 
+/// Where the machine keeps the verdict while it works on a segment.
+///
+/// In userspace plain cells. In the kernel it is map memory behind volatile accesses: what the verifier knows of
+/// a register it must follow along every path, what comes out of a map it knows nothing of.
+pub trait Desk {
+    /// What was written last.
+    fn verdict(&self) -> Verdict;
+    /// Writes it.
+    fn set_verdict(&self, verdict: Verdict);
+    /// The decisions written last, see [`Track::note`].
+    fn notes(&self) -> u64;
+    /// Writes them.
+    fn set_notes(&self, notes: u64);
+}
+
+/// The desk in userspace.
+#[derive(Default)]
+pub struct PlainDesk {
+    verdict: Cell<Verdict>,
+    notes: Cell<u64>,
+}
+
+impl Desk for PlainDesk {
+    fn verdict(&self) -> Verdict {
+        self.verdict.get()
+    }
+
+    fn set_verdict(&self, verdict: Verdict) {
+        self.verdict.set(verdict);
+    }
+
+    fn notes(&self) -> u64 {
+        self.notes.get()
+    }
+
+    fn set_notes(&self, notes: u64) {
+        self.notes.set(notes);
+    }
+}
+
 /// What one segment did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -47,6 +89,24 @@ pub struct Step {
     pub verdict: Verdict,
     /// What it told.
     pub facts: Facts,
+}
+
+impl Step {
+    /// Whether this is worth an event: an end is in another state, a connection began, or something was told that
+    /// is more than ordinary loss. A stray that is only remembered is no connection yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_news(&self, before: Verdict) -> bool {
+        !self.verdict.has(Verdict::CANDIDATE)
+            && (self.moved(before) || !self.facts.without(Facts::QUIET).is_empty())
+    }
+
+    /// Whether an end is in another state, or a connection began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moved(&self, before: Verdict) -> bool {
+        (before.0 ^ self.verdict.0) & Verdict::STATES_AND_GENERATION != 0
+    }
 }
 
 /// A segment of a flow whose ends are both settled in ESTABLISHED, in order, with nothing to tell: the path
@@ -99,7 +159,8 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
 /// Total: any evidence, verdict and segment give an answer.
 #[inline(always)]
 #[must_use]
-pub fn observe(
+pub fn observe<D: Desk>(
+    desk: &D,
     verdict: Verdict,
     sender: End,
     own: &mut Evidence,
@@ -107,37 +168,69 @@ pub fn observe(
     segment: &Segment,
     config: Config,
 ) -> Step {
-    let mut track = Track { verdict, sender, receiver: sender.other(), facts: Facts::default(), config };
-    if segment.options.has(TcpOptions::MALFORMED) {
-        track.facts.add(Fact::BadOption);
-    }
     match segment.flags.kind() {
-        SegmentKind::Invalid => track.facts.add(Fact::BadFlags),
-        SegmentKind::Syn => track.syn(own, peer, segment),
-        SegmentKind::SynAck => track.syn_ack(own, peer, segment),
-        SegmentKind::Ack | SegmentKind::Fin => track.ack(own, peer, segment),
-        SegmentKind::Rst => track.reset(own, peer, segment),
+        SegmentKind::Invalid => observe_invalid(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Syn => observe_syn(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::SynAck => observe_syn_ack(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Ack | SegmentKind::Fin => observe_ack(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Rst => observe_reset(desk, verdict, sender, own, peer, segment, config),
     }
-    track.conclude(verdict)
+}
+
+macro_rules! observe_kind {
+    ($($(#[$doc:meta])* $name:ident => $method:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        #[must_use]
+        pub fn $name<D: Desk>(
+            desk: &D,
+            verdict: Verdict,
+            sender: End,
+            own: &mut Evidence,
+            peer: &Evidence,
+            segment: &Segment,
+            config: Config,
+        ) -> Step {
+            let mut track = Track::begin(desk, verdict, sender, config);
+            if segment.options.has(TcpOptions::MALFORMED) {
+                track.facts.add(Fact::BadOption);
+            }
+            track.$method(own, peer, segment);
+            track.conclude(verdict)
+        }
+    )*};
+}
+
+observe_kind! {
+    /// [`observe`] for flags that no conforming stack sends.
+    observe_invalid => invalid;
+    /// [`observe`] for a SYN.
+    observe_syn => syn;
+    /// [`observe`] for a SYN-ACK.
+    observe_syn_ack => syn_ack;
+    /// [`observe`] for data, acknowledgments and FINs.
+    observe_ack => ack;
+    /// [`observe`] for a reset.
+    observe_reset => reset;
 }
 
 /// Advances the machine by an ICMP error about a segment that `quoted` sent; `own` is that end's evidence.
 #[inline(always)]
 #[must_use]
-pub fn observe_icmp(verdict: Verdict, quoted: End, own: &Evidence, error: &IcmpError) -> Step {
-    let mut track = Track {
-        verdict,
-        sender: quoted,
-        receiver: quoted.other(),
-        facts: Facts::default(),
-        config: Config::default(),
-    };
+pub fn observe_icmp<D: Desk>(
+    desk: &D,
+    verdict: Verdict,
+    quoted: End,
+    own: &Evidence,
+    error: &IcmpError,
+) -> Step {
+    let mut track = Track::begin(desk, verdict, quoted, Config::default());
     let hard = !matches!(error.reason, Unreachable::Soft);
     if hard && matches!(track.state_of_sender(), State::SynSent) && own.iss == error.seq {
         track.facts.add(Fact::ConnectUnreachable);
         track.receive_at(track.sender, Event::Unreachable);
         track.receive_at(track.receiver, Event::Unreachable);
-        track.verdict = track.verdict.with_close_reason(CloseReason::Unreachable);
+        track.set_verdict(track.verdict().with_close_reason(CloseReason::Unreachable));
     } else {
         track.facts.add(Fact::IcmpSoftError);
     }
@@ -163,11 +256,15 @@ pub fn advance(
     let step = if observe_settled(before, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
     } else {
-        observe(before, sender, own, peer, segment, config)
+        observe(&PlainDesk::default(), before, sender, own, peer, segment, config)
     };
     own.count(segment, now);
     shared.verdict = step.verdict.0;
-    let change = settle(shared, sender, before, &step, segment, now);
+    let change = if step.verdict.0 == before.0 && step.facts.is_empty() {
+        Change { opened: false, over: false }
+    } else {
+        settle(shared, sender, before, &step, segment, now)
+    };
     (step, change)
 }
 
@@ -212,7 +309,7 @@ pub fn settle(
     if facts.has(Fact::Rtx) {
         shared.rtx[own] = shared.rtx[own].wrapping_add(1);
     }
-    if segment.options.has(TcpOptions::HAS_MSS) {
+    if segment.flags.any(TcpFlags::SYN) && segment.options.has(TcpOptions::HAS_MSS) {
         shared.mss[own] = segment.options.mss;
     }
     shared.facts |= facts.0;
@@ -226,37 +323,86 @@ const fn is_over(verdict: Verdict) -> bool {
     quiet(verdict.state(End::Low)) && quiet(verdict.state(End::High))
 }
 
-/// A FIN, by what its sender knew when it first left.
+/// A decision that is needed more than once.
 #[derive(Clone, Copy)]
-enum Fin {
-    /// There is none.
-    None,
-    /// Before the peer's FIN had come.
-    Crossing,
-    /// After the peer's FIN had come.
-    Answering,
-    /// It is a copy of one that was seen.
-    Again,
+enum Note {
+    /// Both ends' evidence is of the same generation.
+    Attached,
+    /// And the peer has acknowledged something.
+    Acked,
+    /// The segment lies wholly before the receiver's left edge.
+    Old,
+    /// Its sender had sent a FIN before.
+    FinAgain,
+    /// Its end had been reached before.
+    FinLate,
+    /// Its sender acknowledges the peer's FIN.
+    SawPeerFin,
+}
+
+#[inline(always)]
+fn is_noted<D: Desk>(desk: &D, note: Note) -> bool {
+    desk.notes() >> note as u64 & 1 != 0
+}
+
+/// The same evidence, read from memory again from here on: what the compiler keeps in registers, the verifier
+/// follows along every path.
+#[inline(always)]
+fn reread(own: &mut Evidence) -> &mut Evidence {
+    black_box(own)
 }
 
 /// The work on one segment.
-pub(super) struct Track {
-    pub(super) verdict: Verdict,
+pub(super) struct Track<'a, D> {
+    verdict: &'a D,
     pub(super) sender: End,
     pub(super) receiver: End,
     pub(super) facts: Facts,
     pub(super) config: Config,
 }
 
-impl Track {
+impl<'a, D: Desk> Track<'a, D> {
+    #[inline(always)]
+    fn begin(desk: &'a D, verdict: Verdict, sender: End, config: Config) -> Self {
+        let mut track =
+            Self { verdict: desk, sender, receiver: sender.other(), facts: Facts::default(), config };
+        track.set_verdict(verdict);
+        track
+    }
+
+    #[inline(always)]
+    pub(super) fn verdict(&self) -> Verdict {
+        self.verdict.verdict()
+    }
+
+    /// Writes down a decision that is needed more than once: kept in a register, every use of it would double
+    /// the paths that the verifier follows.
+    #[inline(always)]
+    fn note(&self, note: Note, decision: bool) {
+        let bit = 1 << note as u64;
+        let notes = self.verdict.notes();
+        self.verdict.set_notes(if decision { notes | bit } else { notes & !bit });
+    }
+
+    /// A decision written down with [`Self::note`].
+    #[inline(always)]
+    fn is(&self, note: Note) -> bool {
+        is_noted(self.verdict, note)
+    }
+
+    #[inline(always)]
+    pub(super) fn set_verdict(&mut self, verdict: Verdict) {
+        self.verdict.set_verdict(verdict);
+    }
+
     #[inline(always)]
     pub(super) fn state_of_sender(&self) -> State {
-        self.verdict.state(self.sender)
+        self.verdict().state(self.sender)
     }
 
     #[inline(always)]
     pub(super) fn state_of_receiver(&self) -> State {
-        self.verdict.state(self.receiver)
+        self.verdict().state(self.receiver)
     }
 
     /// The sender did this: its new state is proved by the segment itself.
@@ -265,7 +411,7 @@ impl Track {
         let from = self.state_of_sender();
         let to = step(from, event);
         if to as u8 != from as u8 {
-            self.verdict = self.verdict.with_state(self.sender, to, true);
+            self.set_verdict(self.verdict().with_state(self.sender, to, true));
         }
     }
 
@@ -277,10 +423,10 @@ impl Track {
 
     #[inline(always)]
     fn receive_at(&mut self, end: End, event: Event) {
-        let from = self.verdict.state(end);
+        let from = self.verdict().state(end);
         let to = step(from, event);
         if to as u8 != from as u8 {
-            self.verdict = self.verdict.with_state(end, to, false);
+            self.set_verdict(self.verdict().with_state(end, to, false));
         }
     }
 
@@ -288,23 +434,23 @@ impl Track {
     #[inline(always)]
     fn roll_back(&mut self, end: End, to: State, confirmed: bool) {
         self.facts.add(Fact::StateRollback);
-        self.verdict = self.verdict.with_state(end, to, confirmed);
+        self.set_verdict(self.verdict().with_state(end, to, confirmed));
     }
 
     #[inline(always)]
     pub(super) fn confirm_sender(&mut self) {
-        self.verdict = self.verdict.with_state(self.sender, self.state_of_sender(), true);
+        self.set_verdict(self.verdict().with_state(self.sender, self.state_of_sender(), true));
     }
 
     /// Whether evidence is of the flow's present generation.
     #[inline(always)]
     fn is_current(&self, evidence: &Evidence) -> bool {
-        evidence.has(Evidence::SEEN) && evidence.generation == self.verdict.generation() as u8
+        evidence.has(Evidence::SEEN) && evidence.generation == self.verdict().generation() as u8
     }
 
     #[inline(always)]
     fn next_generation(&mut self) {
-        self.verdict = self.verdict.next_generation();
+        self.set_verdict(self.verdict().next_generation());
     }
 
     /// Closes the books: facts that follow from the verdict before and after.
@@ -313,20 +459,25 @@ impl Track {
         let both = |v: Verdict, state: State| {
             v.state(End::Low) as u8 == state as u8 && v.state(End::High) as u8 == state as u8
         };
-        if both(self.verdict, State::Established)
+        if both(self.verdict(), State::Established)
             && (before.state(End::Low).is_embryonic() || before.state(End::High).is_embryonic())
         {
             self.facts.add(Fact::Established);
         }
-        if is_over(self.verdict) && !is_over(before) {
+        if is_over(self.verdict()) && !is_over(before) {
             self.facts.add(Fact::Closed);
-            if matches!(self.verdict.close_reason(), CloseReason::Open) {
-                self.verdict = self.verdict.with_close_reason(CloseReason::Finish);
+            if matches!(self.verdict().close_reason(), CloseReason::Open) {
+                self.set_verdict(self.verdict().with_close_reason(CloseReason::Finish));
             }
-        } else if !is_over(self.verdict) {
-            self.verdict = self.verdict.with_close_reason(CloseReason::Open);
+        } else if !is_over(self.verdict()) {
+            self.set_verdict(self.verdict().with_close_reason(CloseReason::Open));
         }
-        Step { verdict: self.verdict, facts: self.facts }
+        Step { verdict: self.verdict(), facts: self.facts }
+    }
+
+    #[inline(always)]
+    fn invalid(&mut self, _own: &mut Evidence, _peer: &Evidence, _segment: &Segment) {
+        self.facts.add(Fact::BadFlags);
     }
 
     // ── SYN ────────────────────────────────────────────────────────────────────────────────────────────
@@ -368,7 +519,7 @@ impl Track {
                 } else {
                     // §3.5 figure 8: it sent a SYN of its own where a SYN-ACK was expected.
                     self.facts.add(Fact::SimultaneousOpen);
-                    own.start(segment, self.verdict.generation() as u8);
+                    own.start(segment, self.verdict().generation() as u8);
                     self.confirm_sender();
                     self.receive(Event::RcvdSyn);
                 }
@@ -381,7 +532,7 @@ impl Track {
             | State::LastAck => {
                 if again
                     && matches!(self.state_of_sender(), State::Established)
-                    && !self.verdict.is_confirmed(self.sender)
+                    && !self.verdict().is_confirmed(self.sender)
                 {
                     // It never got the SYN-ACK that was seen.
                     self.facts.add(Fact::SynRtx);
@@ -397,16 +548,16 @@ impl Track {
     /// A SYN from an end that has no connection.
     #[inline(always)]
     fn open(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
-        if self.verdict.has(Verdict::CANDIDATE)
+        if self.verdict().has(Verdict::CANDIDATE)
             && self.is_current(peer)
             && peer.has(Evidence::SYN_ACK)
             && peer.last_ack == segment.seq.plus(1)
         {
             // The SYN-ACK was seen before the SYN that it answers.
             self.facts.add(Fact::Open);
-            self.verdict = self.verdict.with(Verdict::CANDIDATE, false).with_originator(self.sender);
-            own.start(segment, self.verdict.generation() as u8);
-            self.verdict = self.verdict.with_state(self.receiver, State::SynRecv, true);
+            self.set_verdict(self.verdict().with(Verdict::CANDIDATE, false).with_originator(self.sender));
+            own.start(segment, self.verdict().generation() as u8);
+            self.set_verdict(self.verdict().with_state(self.receiver, State::SynRecv, true));
             self.send(Event::SentSyn);
             self.receive_at(self.sender, Event::RcvdSynAck);
             return;
@@ -415,25 +566,25 @@ impl Track {
         let reopens = self.reopens_time_wait(own, peer, segment);
         let (had_timestamp, recent) = (own.has(Evidence::TIMESTAMPS), own.tsval);
         if self.is_current(own) || self.is_current(peer) {
-            if !self.verdict.has(Verdict::CANDIDATE) {
+            if !self.verdict().has(Verdict::CANDIDATE) {
                 self.facts.add(Fact::PortReuse);
             }
         }
         self.facts.add(Fact::Open);
         self.next_generation();
-        self.verdict = self.verdict.with_originator(self.sender);
-        own.start(segment, self.verdict.generation() as u8);
-        self.verdict = self.verdict.with_state(self.sender, State::SynSent, true);
+        self.set_verdict(self.verdict().with_originator(self.sender));
+        own.start(segment, self.verdict().generation() as u8);
+        self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
         match receiver {
             State::Closed | State::Listen => {
-                self.verdict = self.verdict.with_state(self.receiver, State::Listen, false);
+                self.set_verdict(self.verdict().with_state(self.receiver, State::Listen, false));
                 self.receive(Event::RcvdSyn);
             }
             State::TimeWait => {
                 if reopens {
                     self.facts.add(Fact::TwReuse);
                     self.receive(Event::RcvdSyn);
-                    self.verdict = self.verdict.with(Verdict::REOPENING, true);
+                    self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
                 } else {
                     self.facts.add(Fact::TwSynOld);
                     // TIME-WAIT goes on; its last timestamp is what a later SYN must beat.
@@ -468,7 +619,7 @@ impl Track {
     fn syn_arrives(&mut self, own: &mut Evidence, segment: &Segment) {
         match self.state_of_receiver() {
             State::Closed | State::Listen => {
-                self.verdict = self.verdict.with_state(self.receiver, State::Listen, false);
+                self.set_verdict(self.verdict().with_state(self.receiver, State::Listen, false));
                 self.receive(Event::RcvdSyn);
             }
             State::TimeWait => {
@@ -476,7 +627,7 @@ impl Track {
                     self.facts.add(Fact::TwReuse);
                     own.tsval = segment.options.tsval;
                     self.receive(Event::RcvdSyn);
-                    self.verdict = self.verdict.with(Verdict::REOPENING, true);
+                    self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
                 }
             }
             State::SynSent
@@ -522,13 +673,14 @@ impl Track {
             State::Closed | State::Listen => {
                 if again {
                     self.facts.add(Fact::SynAckRtx);
-                } else if self.verdict.is_closed() {
+                } else if self.verdict().is_closed() {
                     // Its SYN was missed or comes late, or it is backscatter: remember, but show nothing.
                     self.facts.add(Fact::NoSession);
                     self.next_generation();
-                    self.verdict =
-                        self.verdict.with(Verdict::CANDIDATE, true).with_originator(self.receiver);
-                    own.start(segment, self.verdict.generation() as u8);
+                    self.set_verdict(
+                        self.verdict().with(Verdict::CANDIDATE, true).with_originator(self.receiver),
+                    );
+                    own.start(segment, self.verdict().generation() as u8);
                     own.flags |= Evidence::SYN_ACK;
                 } else {
                     self.facts.add(Fact::SynAckOdd);
@@ -544,7 +696,7 @@ impl Track {
                 if again && own.has(Evidence::SYN_ACK) {
                     self.facts.add(Fact::SynAckRtx);
                     if matches!(self.state_of_sender(), State::Established)
-                        && !self.verdict.is_confirmed(self.sender)
+                        && !self.verdict().is_confirmed(self.sender)
                     {
                         // The ACK that was seen to complete the handshake never arrived.
                         self.roll_back(self.sender, State::SynRecv, true);
@@ -571,13 +723,13 @@ impl Track {
                     if self.is_current(own) {
                         self.facts.add(Fact::SynAckOdd);
                     }
-                    own.start(segment, self.verdict.generation() as u8);
+                    own.start(segment, self.verdict().generation() as u8);
                 }
                 self.send(Event::SentSynAck);
                 self.confirm_sender();
             }
             State::Established => {
-                if again && own.has(Evidence::SYN_ACK) && !self.verdict.is_confirmed(self.sender) {
+                if again && own.has(Evidence::SYN_ACK) && !self.verdict().is_confirmed(self.sender) {
                     self.facts.add(Fact::SynAckRtx);
                     self.roll_back(self.sender, State::SynRecv, true);
                 } else if !again {
@@ -585,18 +737,14 @@ impl Track {
                     return;
                 }
             }
-            State::FinWait1
-            | State::FinWait2
-            | State::CloseWait
-            | State::Closing
-            | State::LastAck => {
+            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {
                 self.facts.add(Fact::SynAckOdd);
                 return;
             }
         }
         own.flags |= Evidence::SYN_ACK;
         own.take_window(segment, peer, &mut self.facts);
-        self.verdict = self.verdict.with(Verdict::REOPENING, false);
+        self.set_verdict(self.verdict().with(Verdict::REOPENING, false));
         if peer.has(Evidence::SYN_DATA) && matches!(self.state_of_receiver(), State::SynSent) {
             let accepted = segment.ack.after(peer.iss.plus(1));
             self.facts.add(if accepted { Fact::TfoAccepted } else { Fact::TfoIgnored });
@@ -608,31 +756,25 @@ impl Track {
 
     #[inline(always)]
     fn ack(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
-        if self.verdict.is_closed() && !self.picks_up(own, peer, segment) {
+        if self.verdict().is_closed() && !self.picks_up(own, peer, segment) {
             own.last_ack = segment.ack;
             return;
         }
+        let own = reread(own);
         if !self.is_current(own) && !self.joins(own, peer, segment) {
             own.last_ack = segment.ack;
             return;
         }
-        let attached = attached(own, peer);
-        if !attached && matches!(self.state_of_sender(), State::SynSent) {
-            // It may acknowledge a SYN-ACK that was not seen, or be forged: that the observer cannot tell
-            // until it goes on (the other direction then takes another way).
-            own.strike();
-            own.last_ack = segment.ack;
-            self.facts.add(Fact::AckUnseen);
-            if own.strikes() < STRIKES {
-                return;
-            }
-            own.clear_strikes();
-            self.facts.add(Fact::OneSided);
-            self.verdict = self.verdict.with(Verdict::ONE_SIDED, true);
-            self.send(Event::Pickup);
-            self.receive(Event::Pickup);
+        let own = reread(own);
+        self.note(Note::Attached, attached(own, peer));
+        if !self.is(Note::Attached)
+            && matches!(self.state_of_sender(), State::SynSent)
+            && !self.goes_on_alone(own, segment)
+        {
+            return;
         }
-        if attached && !self.is_acceptable(own, peer, segment) {
+        let own = reread(own);
+        if self.is(Note::Attached) && !self.is_acceptable(own, peer, segment) {
             own.last_ack = segment.ack;
             return;
         }
@@ -640,40 +782,84 @@ impl Track {
             own.last_ack = segment.ack;
             return;
         }
+        let own = reread(own);
         own.flags &= !Evidence::SYN_ON_LIVE;
         own.clear_strikes();
-
+        self.note(Note::Acked, self.is(Note::Attached) && peer.has(Evidence::EDGE));
         // Linux drops what lies wholly before the left edge, acknowledgment and all.
-        let old = attached && peer.has(Evidence::EDGE) && segment.end_seq().before(peer.ack);
-        if segment.len <= 1
-            && segment.seq == own.nxt.minus(1)
-            && matches!(segment.flags.kind(), SegmentKind::Ack)
-            && !own.has(Evidence::FIN)
-        {
-            let probe = peer.has(Evidence::ZERO_WINDOW);
-            self.facts.add(if probe { Fact::ZeroWindowProbe } else { Fact::Keepalive });
-        } else if attached
-            && segment.len == 0
-            && segment.ack == own.ack
-            && peer.nxt.after(segment.ack)
-            && matches!(segment.flags.kind(), SegmentKind::Ack)
-            && segment.seq == own.nxt
-        {
-            self.facts.add(Fact::DupAck);
-        }
-        let fin = segment.flags.any(TcpFlags::FIN);
-        let fin_again = fin && own.has(Evidence::FIN);
-        if fin_again && segment.end_seq() != own.nxt {
+        self.note(Note::Old, self.is(Note::Acked) && segment.end_seq().before(peer.ack));
+        self.note_probes(own, peer, segment);
+        let own = reread(own);
+        if segment.flags.any(TcpFlags::FIN) && own.has(Evidence::FIN) && segment.end_seq() != own.nxt {
             self.facts.add(Fact::FinSeqChanged);
             return;
         }
-        if attached
+        self.unseen_fin(own, peer, segment);
+        let own = reread(own);
+        self.note(Note::FinAgain, own.has(Evidence::FIN));
+        // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
+        // before the peer's FIN, whatever this copy acknowledges.
+        self.note(Note::FinLate, !segment.end_seq().after(own.nxt));
+        let desk = self.verdict;
+        own.accept(segment, peer, || is_noted(desk, Note::Acked), &mut self.facts);
+        let own = reread(own);
+        self.note(
+            Note::SawPeerFin,
+            self.is(Note::Attached) && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt),
+        );
+        self.sender_step(segment);
+        if !self.is(Note::Old) {
+            self.receiver_step(own, peer, segment);
+        }
+    }
+
+    /// A segment of an end in SYN-SENT whose peer was not heard in this generation: it may acknowledge a SYN-ACK
+    /// that was not seen, or be forged; that the observer cannot tell until it goes on (the other direction then
+    /// takes another way). Says whether it has gone on for long enough.
+    #[inline(always)]
+    fn goes_on_alone(&mut self, own: &mut Evidence, segment: &Segment) -> bool {
+        own.strike();
+        own.last_ack = segment.ack;
+        self.facts.add(Fact::AckUnseen);
+        if own.strikes() < STRIKES {
+            return false;
+        }
+        own.clear_strikes();
+        self.facts.add(Fact::OneSided);
+        self.set_verdict(self.verdict().with(Verdict::ONE_SIDED, true));
+        self.send(Event::Pickup);
+        self.receive(Event::Pickup);
+        true
+    }
+
+    /// Keepalives, window probes and duplicate acknowledgments: they tell something, and move nothing.
+    #[inline(always)]
+    fn note_probes(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
+        if segment.flags.any(TcpFlags::FIN) || own.has(Evidence::FIN) {
+            return;
+        }
+        if segment.len <= 1 && segment.seq == own.nxt.minus(1) {
+            let probe = peer.has(Evidence::ZERO_WINDOW);
+            self.facts.add(if probe { Fact::ZeroWindowProbe } else { Fact::Keepalive });
+        } else if self.is(Note::Acked)
+            && segment.len == 0
+            && segment.seq == own.nxt
+            && segment.ack == own.ack
+            && peer.nxt.after(segment.ack)
+        {
+            self.facts.add(Fact::DupAck);
+        }
+    }
+
+    /// A FIN that was not seen, but its sender counts it, and so does its peer.
+    #[inline(always)]
+    fn unseen_fin(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        if self.is(Note::Attached)
             && segment.len == 0
             && !own.has(Evidence::FIN)
             && segment.seq == own.nxt.plus(1)
             && peer.last_ack == segment.seq
         {
-            // Its FIN was not seen, but it counts it, and so does its peer.
             self.facts.add(Fact::FinUnseen);
             own.flags |= Evidence::FIN;
             own.nxt = segment.seq;
@@ -681,30 +867,16 @@ impl Track {
             self.send(Event::SentFin);
             self.send(Event::FinAcked);
         }
-        // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
-        // before the peer's FIN, whatever this copy acknowledges.
-        let fin_is_late = fin && !segment.end_seq().after(own.nxt);
-        own.accept(segment, peer, attached, &mut self.facts);
-        let saw_peer_fin = attached && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt);
-        let fin = match (fin, fin_again) {
-            (false, _) => Fin::None,
-            (true, true) => Fin::Again,
-            (true, false) if fin_is_late || !saw_peer_fin => Fin::Crossing,
-            (true, false) => Fin::Answering,
-        };
-        self.sender_step(segment, saw_peer_fin, fin);
-        if !old {
-            self.receiver_step(own, peer, segment, attached);
-        }
     }
 
     /// What the segment says of its sender.
     #[inline(always)]
-    fn sender_step(&mut self, segment: &Segment, saw_peer_fin: bool, fin: Fin) {
+    fn sender_step(&mut self, segment: &Segment) {
+        let fin = segment.flags.any(TcpFlags::FIN);
         match self.state_of_sender() {
             State::SynRecv => {
                 // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed.
-                if segment.len > 0 || !matches!(fin, Fin::None) {
+                if segment.len > 0 || fin {
                     self.send(Event::RcvdAckOfSyn);
                 }
             }
@@ -717,46 +889,47 @@ impl Track {
             | State::TimeWait => self.confirm_sender(),
             State::Closed | State::Listen | State::SynSent => {}
         }
-        if saw_peer_fin {
+        if self.is(Note::SawPeerFin) {
             self.send(Event::RcvdFin);
         }
-        match fin {
-            Fin::None => {}
-            Fin::Again => {
-                self.facts.add(Fact::FinRtx);
-                self.fin_again(saw_peer_fin);
-            }
-            Fin::Crossing => {
-                self.facts.add(match self.state_of_sender() {
-                    State::CloseWait => Fact::SimultaneousClose,
-                    State::Closed
-                    | State::Listen
-                    | State::SynSent
-                    | State::SynRecv
-                    | State::Established
-                    | State::FinWait1
-                    | State::FinWait2
-                    | State::Closing
-                    | State::LastAck
-                    | State::TimeWait => Fact::HalfClosed,
-                });
-                self.send(Event::SentCrossingFin);
-            }
-            Fin::Answering => self.send(Event::SentFin),
+        if !fin {
+            return;
+        }
+        if self.is(Note::FinAgain) {
+            self.facts.add(Fact::FinRtx);
+            self.fin_again();
+        } else if self.is(Note::SawPeerFin) && !self.is(Note::FinLate) {
+            self.send(Event::SentFin);
+        } else {
+            // It left before the peer's FIN had come.
+            self.facts.add(match self.state_of_sender() {
+                State::CloseWait => Fact::SimultaneousClose,
+                State::Closed
+                | State::Listen
+                | State::SynSent
+                | State::SynRecv
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2
+                | State::Closing
+                | State::LastAck
+                | State::TimeWait => Fact::HalfClosed,
+            });
+            self.send(Event::SentCrossingFin);
         }
     }
 
     /// A FIN sent again proves that its acknowledgment, though seen, has not arrived.
     #[inline(always)]
-    fn fin_again(&mut self, saw_peer_fin: bool) {
+    fn fin_again(&mut self) {
         match self.state_of_sender() {
             State::FinWait2 => self.roll_back(self.sender, State::FinWait1, true),
             State::TimeWait => {
-                let to = if saw_peer_fin { State::Closing } else { State::FinWait1 };
+                let to = if self.is(Note::SawPeerFin) { State::Closing } else { State::FinWait1 };
                 self.roll_back(self.sender, to, true);
             }
             State::Closed => {
-                if matches!(self.verdict.previous(self.sender), State::LastAck) {
+                if matches!(self.verdict().previous(self.sender), State::LastAck) {
                     self.roll_back(self.sender, State::LastAck, true);
                 }
             }
@@ -773,8 +946,8 @@ impl Track {
 
     /// What an acceptable segment does to its receiver: acknowledgment before FIN.
     #[inline(always)]
-    fn receiver_step(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment, attached: bool) {
-        if attached {
+    fn receiver_step(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
+        if self.is(Note::Attached) {
             if peer.has(Evidence::SYN) && segment.ack.after(peer.iss) {
                 self.receive(Event::RcvdAckOfSyn);
             }
@@ -824,14 +997,14 @@ impl Track {
         if !self.state_of_sender().is_closed() {
             return false;
         }
-        let previous = self.verdict.previous(self.sender);
-        if self.verdict.was_reset_by(self.sender) {
+        let previous = self.verdict().previous(self.sender);
+        if self.verdict().was_reset_by(self.sender) {
             own.strike();
             if own.strikes() < STRIKES_AFTER_RESET {
                 return true;
             }
             self.facts.add(Fact::RstInjectionSuspected);
-            self.verdict = self.verdict.with_reset_by(self.sender, false);
+            self.set_verdict(self.verdict().with_reset_by(self.sender, false));
             self.roll_back(self.sender, previous, true);
             return false;
         }
@@ -850,8 +1023,8 @@ impl Track {
             | State::CloseWait
             | State::Closing
             | State::TimeWait
-                if matches!(self.verdict.close_reason(), CloseReason::Timeout | CloseReason::Open)
-                    && !self.verdict.was_reset_by(self.receiver) =>
+                if matches!(self.verdict().close_reason(), CloseReason::Timeout | CloseReason::Open)
+                    && !self.verdict().was_reset_by(self.receiver) =>
             {
                 self.roll_back(self.sender, previous, true);
                 false
@@ -865,7 +1038,7 @@ impl Track {
     /// Both ends are closed, or nothing is known: does this segment begin a flow in mid-stream?
     #[inline(always)]
     fn picks_up(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
-        let candidate = self.verdict.has(Verdict::CANDIDATE);
+        let candidate = self.verdict().has(Verdict::CANDIDATE);
         if !candidate && (own.has(Evidence::SEEN) || peer.has(Evidence::SEEN)) {
             // An earlier connection that ended: is one of its ends still alive?
             return self.is_current(own);
@@ -876,10 +1049,10 @@ impl Track {
         }
         if !candidate {
             self.next_generation();
-            self.verdict = self.verdict.with(Verdict::CANDIDATE, true).with_originator(self.sender);
+            self.set_verdict(self.verdict().with(Verdict::CANDIDATE, true).with_originator(self.sender));
         }
         if !self.is_current(own) {
-            own.start(segment, self.verdict.generation() as u8);
+            own.start(segment, self.verdict().generation() as u8);
             if segment.flags.any(TcpFlags::FIN) {
                 own.flags |= Evidence::FIN;
                 own.nxt = segment.end_seq();
@@ -898,9 +1071,9 @@ impl Track {
             own.flags &= !Evidence::FIN;
             own.nxt = own.nxt.minus(1);
         }
-        self.verdict = self.verdict.with(Verdict::CANDIDATE, false).with(Verdict::PICKED_UP, true);
+        self.set_verdict(self.verdict().with(Verdict::CANDIDATE, false).with(Verdict::PICKED_UP, true));
         if peer.has(Evidence::SYN_ACK) && self.is_current(peer) {
-            self.verdict = self.verdict.with_state(self.receiver, State::SynRecv, true);
+            self.set_verdict(self.verdict().with_state(self.receiver, State::SynRecv, true));
         } else {
             self.receive(Event::Pickup);
             if self.is_current(peer) && peer.has(Evidence::FIN) {
@@ -914,23 +1087,23 @@ impl Track {
     /// The first ACK from an end in this generation. Says whether its evidence may be used from here on.
     #[inline(always)]
     fn joins(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
-        if own.has(Evidence::SEEN) && !self.verdict.has(Verdict::PICKED_UP) {
+        if own.has(Evidence::SEEN) && !self.verdict().has(Verdict::PICKED_UP) {
             // It still speaks of the connection before.
-            if self.verdict.has(Verdict::REOPENING) {
+            if self.verdict().has(Verdict::REOPENING) {
                 // A bare ACK in answer to a SYN: TIME-WAIT did not take it.
                 self.facts.add(Fact::TwSynOld);
-                self.verdict = self.verdict.with(Verdict::REOPENING, false);
+                self.set_verdict(self.verdict().with(Verdict::REOPENING, false));
                 self.roll_back(self.sender, State::TimeWait, true);
             }
             return false;
         }
         let fits = self.is_current(peer) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt)
-            || self.verdict.has(Verdict::PICKED_UP);
+            || self.verdict().has(Verdict::PICKED_UP);
         if !fits {
             self.facts.add(Fact::AckUnseen);
             return false;
         }
-        own.start(segment, self.verdict.generation() as u8);
+        own.start(segment, self.verdict().generation() as u8);
         if self.state_of_sender().is_embryonic() || self.state_of_receiver().is_embryonic() {
             // The SYN-ACK was missed.
             self.facts.add(Fact::CaptureGap);

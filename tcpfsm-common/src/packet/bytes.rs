@@ -8,6 +8,16 @@ pub trait PacketBytes {
     /// The `N` bytes at `offset`, or `None` where the packet ends before.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// The same number, no more than `mask`, which must be one less than a power of two.
+    ///
+    /// A walk over headers passes its offset through here at every step. The verifier follows every offset
+    /// that a walk can have reached, and with each step there are more of them; in the kernel this makes them
+    /// one unknown below a bound.
+    #[inline(always)]
+    fn blur(&self, offset: usize, mask: usize) -> usize {
+        offset & mask
+    }
+
     /// One byte.
     #[inline(always)]
     fn u8(&self, offset: usize) -> Option<u8> {

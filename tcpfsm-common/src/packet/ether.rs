@@ -40,19 +40,23 @@ impl Network {
 #[inline(always)]
 pub fn parse_ether<B: PacketBytes>(bytes: &B) -> Result<(Network, usize), Skip> {
     let mut ethertype = bytes.u16(12).ok_or(Skip::Truncated)?;
-    let mut offset = 14;
-    for _ in 0..=MAX_VLAN_TAGS {
+    let mut tags = 0;
+    for _ in 0..MAX_VLAN_TAGS {
         match ethertype {
-            ETHERTYPE_IPV4 => return Ok((Network::Ipv4, offset)),
-            ETHERTYPE_IPV6 => return Ok((Network::Ipv6, offset)),
             ETHERTYPE_8021Q | ETHERTYPE_8021AD | ETHERTYPE_QINQ_OLD => {
-                ethertype = bytes.u16(offset + 2).ok_or(Skip::Truncated)?;
-                offset += 4;
+                ethertype = bytes.u16(16 + tags).ok_or(Skip::Truncated)?;
+                tags += 4;
             }
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => break,
             _ => return Err(Skip::NotIp),
         }
     }
-    Err(Skip::VlanDepth)
+    let offset = 14 + bytes.blur(tags, 0x1f);
+    match ethertype {
+        ETHERTYPE_IPV4 => Ok((Network::Ipv4, offset)),
+        ETHERTYPE_IPV6 => Ok((Network::Ipv6, offset)),
+        _ => Err(Skip::VlanDepth),
+    }
 }
 
 /// The network header's kind in a packet without link header: the IP version says.

@@ -55,7 +55,10 @@ pub fn parse_icmp4<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
     }
     let (src_port, dst_port) = tcp::parse_ports(bytes, quoted.payload)?;
     let seq = bytes.u32(quoted.payload + 4).ok_or(Skip::Truncated)?;
-    Ok((Endpoints4 { src: quoted.src, dst: quoted.dst, src_port, dst_port }, IcmpError { reason, seq: SeqNum(seq) }))
+    Ok((
+        Endpoints4 { src: quoted.src, dst: quoted.dst, src_port, dst_port },
+        IcmpError { reason, seq: SeqNum(seq) },
+    ))
 }
 
 /// Parses an ICMPv6 error at `offset`; the endpoints are the quoted segment's. Only a quotation without

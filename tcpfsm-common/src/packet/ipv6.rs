@@ -62,8 +62,9 @@ pub fn parse_ipv6<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> 
 #[inline(always)]
 fn walk_extensions<B: PacketBytes>(bytes: &B, next: u8, start: usize) -> Result<(Transport, usize), Skip> {
     let mut next = next;
-    let mut at = start;
+    let mut walked = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
+        let at = start + walked;
         let step = match next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | HIP | SHIM6 => {
                 let [following, len] = bytes.read(at).ok_or(Skip::Truncated)?;
@@ -87,10 +88,10 @@ fn walk_extensions<B: PacketBytes>(bytes: &B, next: u8, start: usize) -> Result<
             ESP => return Err(Skip::ExtensionHeader),
             _ => return Err(Skip::NotTcp),
         };
-        at += step;
+        walked = bytes.blur(walked + step, 0x3fff);
         match next {
-            TCP => return Ok((Transport::Tcp, at)),
-            ICMPV6 => return Ok((Transport::Icmp, at)),
+            TCP => return Ok((Transport::Tcp, start + walked)),
+            ICMPV6 => return Ok((Transport::Icmp, start + walked)),
             _ => {}
         }
     }

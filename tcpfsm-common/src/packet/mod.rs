@@ -79,27 +79,31 @@ pub enum Transport {
     Icmp,
 }
 
-/// A parsed packet: whose it is and what it says.
+/// A parsed packet of one family: whose it is and what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parsed {
-    /// A TCP segment over IPv4.
-    Tcp4(Endpoints4, Segment),
-    /// A TCP segment over IPv6.
-    Tcp6(Endpoints6, Segment),
-    /// An ICMP error about an IPv4 TCP segment; the endpoints are those of the quoted segment.
-    Icmp4(Endpoints4, IcmpError),
-    /// An ICMPv6 error about an IPv6 TCP segment; the endpoints are those of the quoted segment.
-    Icmp6(Endpoints6, IcmpError),
+pub enum Packet<E> {
+    /// A TCP segment.
+    Tcp(E, Segment),
+    /// An ICMP error about a TCP segment; the endpoints are those of the quoted segment.
+    Icmp(E, IcmpError),
 }
 
-/// Parses a frame from its network header on.
+/// A parsed packet of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// IPv4.
+    V4(Packet<Endpoints4>),
+    /// IPv6.
+    V6(Packet<Endpoints6>),
+}
+
+/// Parses a packet from its network header on.
 ///
 /// `wire_len` is the frame's true length where the bytes may be less (a snapped capture) or the IP length
 /// lies (BIG TCP, whose IP length field is 0); it only serves where the IP header gives no length.
 ///
 /// # Errors
 /// [`Skip`] says why the packet is none of the machine's business.
-#[inline(always)]
 pub fn parse_network<B: PacketBytes>(
     bytes: &B,
     network: Network,
@@ -107,31 +111,53 @@ pub fn parse_network<B: PacketBytes>(
     wire_len: usize,
 ) -> Result<Parsed, Skip> {
     match network {
-        Network::Ipv4 => {
-            let ip = parse_ipv4(bytes, offset, wire_len)?;
-            match ip.transport {
-                Transport::Tcp => {
-                    let (ports, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, ip.first_fragment)?;
-                    Ok(Parsed::Tcp4(
-                        Endpoints4 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 },
-                        Segment { ip_id: ip.id, ..segment },
-                    ))
-                }
-                Transport::Icmp => parse_icmp4(bytes, ip.payload).map(|(ends, error)| Parsed::Icmp4(ends, error)),
-            }
+        Network::Ipv4 => parse_packet4(bytes, offset, wire_len).map(Parsed::V4),
+        Network::Ipv6 => parse_packet6(bytes, offset, wire_len).map(Parsed::V6),
+    }
+}
+
+/// [`parse_network`] for IPv4.
+///
+/// # Errors
+/// See [`Skip`].
+#[inline(always)]
+pub fn parse_packet4<B: PacketBytes>(
+    bytes: &B,
+    offset: usize,
+    wire_len: usize,
+) -> Result<Packet<Endpoints4>, Skip> {
+    let ip = parse_ipv4(bytes, offset, wire_len)?;
+    match ip.transport {
+        Transport::Tcp => {
+            let (ports, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, ip.first_fragment)?;
+            Ok(Packet::Tcp(
+                Endpoints4 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 },
+                Segment { ip_id: ip.id, ..segment },
+            ))
         }
-        Network::Ipv6 => {
-            let ip = parse_ipv6(bytes, offset, wire_len)?;
-            match ip.transport {
-                Transport::Tcp => {
-                    let (ports, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, false)?;
-                    Ok(Parsed::Tcp6(
-                        Endpoints6 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 },
-                        segment,
-                    ))
-                }
-                Transport::Icmp => parse_icmp6(bytes, ip.payload).map(|(ends, error)| Parsed::Icmp6(ends, error)),
-            }
+        Transport::Icmp => parse_icmp4(bytes, ip.payload).map(|(ends, error)| Packet::Icmp(ends, error)),
+    }
+}
+
+/// [`parse_network`] for IPv6.
+///
+/// # Errors
+/// See [`Skip`].
+#[inline(always)]
+pub fn parse_packet6<B: PacketBytes>(
+    bytes: &B,
+    offset: usize,
+    wire_len: usize,
+) -> Result<Packet<Endpoints6>, Skip> {
+    let ip = parse_ipv6(bytes, offset, wire_len)?;
+    match ip.transport {
+        Transport::Tcp => {
+            let (ports, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, false)?;
+            Ok(Packet::Tcp(
+                Endpoints6 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 },
+                segment,
+            ))
         }
+        Transport::Icmp => parse_icmp6(bytes, ip.payload).map(|(ends, error)| Packet::Icmp(ends, error)),
     }
 }

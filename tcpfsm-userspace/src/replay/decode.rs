@@ -2,7 +2,7 @@
 
 use tcpfsm_common::{
     flow::{End, FlowKey},
-    packet::{IcmpError, Network, PacketBytes, Parsed, Skip, parse_network},
+    packet::{IcmpError, Network, Packet, PacketBytes, Parsed, Skip, parse_network},
     segment::Segment,
 };
 
@@ -86,21 +86,21 @@ impl Decoder {
 
 fn said(parsed: Parsed, complete: bool) -> Said {
     match parsed {
-        Parsed::Tcp4(ends, segment) => {
+        Parsed::V4(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(0);
             let self_connected = ends.is_self_connected();
             Said::Segment { key: FlowKey::V4(key), sender, segment, complete, self_connected }
         }
-        Parsed::Tcp6(ends, segment) => {
+        Parsed::V6(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(0);
             let self_connected = ends.is_self_connected();
             Said::Segment { key: FlowKey::V6(key), sender, segment, complete, self_connected }
         }
-        Parsed::Icmp4(ends, error) => {
+        Parsed::V4(Packet::Icmp(ends, error)) => {
             let (key, quoted) = ends.key(0);
             Said::Icmp { key: FlowKey::V4(key), quoted, error }
         }
-        Parsed::Icmp6(ends, error) => {
+        Parsed::V6(Packet::Icmp(ends, error)) => {
             let (key, quoted) = ends.key(0);
             Said::Icmp { key: FlowKey::V6(key), quoted, error }
         }

@@ -4,10 +4,10 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use foldhash::fast::RandomState;
 use tcpfsm_common::{
-    abi::{FlowRecord, SweepRequest, Verdict},
+    abi::{FlowRecord, STATE_SLOTS, SweepRequest, Verdict},
     fact::{Fact, Facts},
     flow::{Direction, End, FlowKey},
-    fsm::{Config, DEFAULT_TIMEOUT_SECONDS, State, advance, expire, observe_icmp},
+    fsm::{Config, DEFAULT_TIMEOUT_SECONDS, PlainDesk, State, advance, expire, observe_icmp},
     packet::IcmpError,
     segment::TcpFlags,
 };
@@ -155,7 +155,7 @@ impl Tracker {
         let shared = &mut flow.record.shared;
         let before = Verdict(shared.verdict);
         let own = &flow.record.sent[quoted as usize & 1];
-        let step = observe_icmp(before, quoted, own, error);
+        let step = observe_icmp(&PlainDesk::default(), before, quoted, own, error);
         shared.verdict = step.verdict.0;
         shared.facts |= step.facts.0;
         for (end, since) in [End::Low, End::High].into_iter().zip(&mut shared.since) {
@@ -317,11 +317,11 @@ impl Flow {
     }
 }
 
-const TIMEOUTS: [u64; 11] = {
-    let mut timeouts = DEFAULT_TIMEOUT_SECONDS;
+const TIMEOUTS: [u64; STATE_SLOTS] = {
+    let mut timeouts = [0; STATE_SLOTS];
     let mut i = 0;
-    while i < timeouts.len() {
-        timeouts[i] *= 1_000_000_000;
+    while i < DEFAULT_TIMEOUT_SECONDS.len() {
+        timeouts[i] = DEFAULT_TIMEOUT_SECONDS[i] * 1_000_000_000;
         i += 1;
     }
     timeouts
@@ -332,7 +332,7 @@ const SHORTEST_TIMEOUT: u64 = {
     let mut shortest = u64::MAX;
     let mut i = 0;
     while i < TIMEOUTS.len() {
-        if TIMEOUTS[i] < shortest {
+        if TIMEOUTS[i] != 0 && TIMEOUTS[i] < shortest {
             shortest = TIMEOUTS[i];
         }
         i += 1;

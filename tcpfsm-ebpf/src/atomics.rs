@@ -1,0 +1,22 @@
+//! Compare-and-swap: `core::sync::atomic` has none for the bpf target, the instruction set has (Linux 5.12).
+
+use core::arch::asm;
+
+/// Stores `new` at `at` if it holds `old`; gives what it held.
+///
+/// # Safety
+/// `at` must point to eight aligned bytes of map memory.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> u64 {
+    let mut held = old;
+    // SAFETY: the caller gives a valid pointer; the instruction touches those eight bytes and r0 alone.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({at} + 0, r0, {new})",
+            at = in(reg) at,
+            new = in(reg) new,
+            inlateout("r0") held,
+        );
+    }
+    held
+}

@@ -1,0 +1,139 @@
+//! The flow maps: find a record, put a new one in, promote one whose handshake completed.
+//!
+//! The concurrency rule: a record's two halves of evidence are each written by that direction's segments
+//! only, which one CPU handles at a time; the verdict, one word, is changed by compare-and-swap, and whoever
+//! wins it does the book-keeping. A record that leaves its map is marked [`Verdict::GONE`] first, so that a
+//! CPU which still holds it looks again.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    btf_maps::LruHashMap,
+};
+use tcpfsm_common::{
+    abi::{Counters, EventKey, Evidence, FlowRecord, Health, Verdict},
+    flow::{End, FlowKey4, FlowKey6},
+};
+
+use crate::{
+    atomics::compare_exchange,
+    maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6},
+    stats,
+    work::Work,
+};
+
+/// A key, and the two maps of its family.
+pub(crate) trait Key: EventKey + Copy + 'static {
+    fn find_flow(&self) -> Option<*mut FlowRecord>;
+    fn find_embryo(&self) -> Option<*mut FlowRecord>;
+    fn insert_embryo(&self, record: &FlowRecord) -> bool;
+    fn insert_flow(&self, record: &FlowRecord) -> bool;
+    fn remove_embryo(&self);
+}
+
+macro_rules! key {
+    ($key:ty, $flows:ident, $embryos:ident) => {
+        impl Key for $key {
+            #[inline(always)]
+            fn find_flow(&self) -> Option<*mut FlowRecord> {
+                $flows.get_ptr_mut(self)
+            }
+
+            #[inline(always)]
+            fn find_embryo(&self) -> Option<*mut FlowRecord> {
+                $embryos.get_ptr_mut(self)
+            }
+
+            #[inline(always)]
+            fn insert_embryo(&self, record: &FlowRecord) -> bool {
+                insert(&$embryos, self, record, BPF_NOEXIST)
+            }
+
+            #[inline(always)]
+            fn insert_flow(&self, record: &FlowRecord) -> bool {
+                insert(&$flows, self, record, BPF_ANY)
+            }
+
+            #[inline(always)]
+            fn remove_embryo(&self) {
+                let _ = $embryos.remove(self);
+            }
+        }
+    };
+}
+
+key!(FlowKey4, FLOWS4, EMBRYOS4);
+key!(FlowKey6, FLOWS6, EMBRYOS6);
+
+#[inline(always)]
+fn insert<K, const MAX: usize>(
+    map: &LruHashMap<K, FlowRecord, MAX>,
+    key: &K,
+    record: &FlowRecord,
+    flags: u32,
+) -> bool {
+    map.insert(key, record, u64::from(flags)).is_ok()
+}
+
+/// The sender's evidence and the receiver's.
+///
+/// # Safety
+/// `record` must point to a map element.
+#[inline(always)]
+pub(crate) unsafe fn halves(record: *mut FlowRecord, sender: End) -> (*mut Evidence, *const Evidence) {
+    let at = sender as usize & 1;
+    // SAFETY: both indices are 0 or 1.
+    unsafe {
+        let sent = (&raw mut (*record).sent).cast::<Evidence>();
+        (sent.add(at), sent.add(at ^ 1).cast_const())
+    }
+}
+
+/// The verdict as it is now, whatever the other direction does meanwhile.
+///
+/// # Safety
+/// `record` must point to a map element.
+#[inline(always)]
+pub(crate) unsafe fn verdict(record: *const FlowRecord) -> Verdict {
+    // SAFETY: the caller gives a valid element; the word is aligned.
+    Verdict(unsafe { (&raw const (*record).shared.verdict).read_volatile() })
+}
+
+/// Installs a verdict if it is still `before`.
+///
+/// # Safety
+/// `record` must point to a map element.
+#[inline(always)]
+pub(crate) unsafe fn install(record: *mut FlowRecord, before: Verdict, after: Verdict) -> bool {
+    // SAFETY: as above.
+    unsafe { compare_exchange(&raw mut (*record).shared.verdict, before.0, after.0) == before.0 }
+}
+
+/// Moves a record whose handshake completed from the embryonic map to the flow map.
+///
+/// # Safety
+/// `embryo` must point to an element of the key's embryonic map.
+#[inline(always)]
+pub(crate) unsafe fn promote<K: Key>(
+    counters: &mut Counters,
+    key: &K,
+    embryo: *mut FlowRecord,
+    work: &mut Work,
+    verdict: Verdict,
+) {
+    let gone = verdict.with(Verdict::GONE, true);
+    // SAFETY: the caller's promise. The verdict is frozen first: from here on nobody changes this copy.
+    unsafe {
+        if !install(embryo, verdict, gone) {
+            return;
+        }
+        work.record = *embryo;
+        work.record.shared.verdict = verdict.0;
+        if key.insert_flow(&work.record) {
+            stats::health(counters, Health::Promoted);
+            key.remove_embryo();
+        } else {
+            stats::health(counters, Health::InsertFailed);
+            let _ = install(embryo, gone, verdict);
+        }
+    }
+}

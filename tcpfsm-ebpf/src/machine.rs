@@ -1,0 +1,272 @@
+//! The full machine on the segment that lies on the desk, and the books that the winner of a verdict keeps.
+//!
+//! These are global functions: the verifier looks at each once, whoever calls it and with whatever it was
+//! called. They take pointers to whole structures, which it holds them to.
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
+use tcpfsm_common::{
+    abi::{Counters, Evidence, FlowRecord, Health, Verdict},
+    fact::Facts,
+    fsm::{self, Config, settle},
+    flow::{FlowKey4, FlowKey6},
+    packet::{IcmpError, Unreachable},
+    segment::SegmentKind,
+};
+
+use crate::{
+    emit,
+    flow_table::{self, Key, halves},
+    maps::CONFIG,
+    stats,
+    work::Work,
+};
+
+/// How often a verdict is worked out again because the other direction changed it meanwhile.
+const RETRIES: usize = 3;
+
+/// A one-sided flow is promoted after this many segments.
+const ONE_SIDED_PROMOTION: u64 = 16;
+
+/// Works the segment on the desk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters) -> u64 {
+    if work.is_null() || counters.is_null() {
+        return 0;
+    }
+    // SAFETY: the callers pass this CPU's desk and counters.
+    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    if work.event.family == 4 {
+        segment_of(&work.key4(), work, counters)
+    } else {
+        let key: *const FlowKey6 = work.key6();
+        // SAFETY: the desk's event holds the key, and nothing writes it until the work is done.
+        segment_of(unsafe { &*key }, work, counters)
+    }
+    0
+}
+
+#[inline(always)]
+fn segment_of<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
+    // SAFETY: the maps gave the elements.
+    unsafe {
+        if let Some(record) = key.find_flow()
+            && !flow_table::verdict(record).has(Verdict::GONE)
+        {
+            tcpfsm_advance(work, record, counters);
+        } else if let Some(embryo) = key.find_embryo() {
+            tcpfsm_advance(work, embryo, counters);
+            let (own, peer) = halves(embryo, work.sender());
+            let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
+            let verdict = Verdict(work.event.after);
+            if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
+                flow_table::promote(counters, key, embryo, work, verdict);
+            }
+        } else {
+            begin(key, work, counters);
+        }
+    }
+}
+
+/// A segment of no known flow: a record is kept only if the machine began one.
+#[inline(always)]
+fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
+    work.record = FlowRecord::default();
+    work.own = Evidence::default();
+    let record = &raw mut work.record;
+    // SAFETY: the desk is this CPU's.
+    unsafe {
+        let (own, peer) = halves(record, work.sender());
+        step(work, peer, Verdict::default());
+        if Verdict(work.event.after).generation() == 0 {
+            stats::facts(counters, Facts(work.event.facts));
+            return;
+        }
+        work.own.count(&work.segment, bpf_ktime_get_coarse_ns());
+        *own = work.own;
+        (*record).shared.verdict = work.event.after;
+        let over = settled(record, work);
+        if key.insert_embryo(&*record) {
+            stats::health(counters, Health::Inserted);
+            report(counters, record, work, over);
+        } else {
+            stats::health(counters, Health::InsertFailed);
+            work.not_stored = 1;
+        }
+    }
+}
+
+/// Works the segment on the desk on a record that is in a map.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters: *mut Counters) -> u64 {
+    if work.is_null() || record.is_null() || counters.is_null() {
+        return 0;
+    }
+    // SAFETY: the callers' desk, element and counters; nobody else writes this half (see flow_table.rs).
+    unsafe {
+        let (work, counters) = (&mut *work, &mut *counters);
+        let (own, peer) = halves(record, work.sender());
+        let coarse = bpf_ktime_get_coarse_ns();
+        for _ in 0..RETRIES {
+            let before = flow_table::verdict(record);
+            work.own = *own;
+            step(work, peer, before);
+            work.own.count(&work.segment, coarse);
+            let after = Verdict(work.event.after);
+            // The evidence goes first: whoever sees the new verdict sees what it rests on.
+            let original = *own;
+            *own = work.own;
+            if after.0 != before.0 && !flow_table::install(record, before, after) {
+                *own = original;
+                stats::health(counters, Health::VerdictRetries);
+                continue;
+            }
+            if after.0 != before.0 || work.event.facts != 0 {
+                tcpfsm_books(work, record, counters);
+            }
+            return 0;
+        }
+        stats::health(counters, Health::VerdictLost);
+    }
+    0
+}
+
+/// Asks the machine.
+#[inline(always)]
+fn step(work: &mut Work, peer: *const Evidence, before: Verdict) {
+    work.event.before = before.0;
+    match work.segment.flags.kind() {
+        SegmentKind::Invalid => tcpfsm_invalid(work, peer),
+        SegmentKind::Syn => tcpfsm_syn(work, peer),
+        SegmentKind::SynAck => tcpfsm_syn_ack(work, peer),
+        SegmentKind::Ack | SegmentKind::Fin => tcpfsm_ack(work, peer),
+        SegmentKind::Rst => tcpfsm_reset(work, peer),
+    };
+}
+
+macro_rules! machine {
+    ($($(#[$doc:meta])* $name:ident => $observe:path;)*) => {$(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(work: *mut Work, peer: *const Evidence) -> u64 {
+            if work.is_null() || peer.is_null() {
+                return 0;
+            }
+            // SAFETY: the callers pass the desk and a half of a record.
+            let (work, peer) = unsafe { (&mut *work, &*peer) };
+            let before = Verdict(work.event.before);
+            let (sender, config) = (work.sender(), Config::from(CONFIG.load()));
+            let Work { own, segment, verdict, .. } = work;
+            let step = $observe(verdict, before, sender, own, peer, segment, config);
+            work.set_step(&step);
+            0
+        }
+    )*};
+}
+
+machine! {
+    /// The machine on flags that no conforming stack sends.
+    tcpfsm_invalid => fsm::observe_invalid;
+    /// The machine on a SYN.
+    tcpfsm_syn => fsm::observe_syn;
+    /// The machine on a SYN-ACK.
+    tcpfsm_syn_ack => fsm::observe_syn_ack;
+    /// The machine on data, acknowledgments and FINs.
+    tcpfsm_ack => fsm::observe_ack;
+    /// The machine on a reset.
+    tcpfsm_reset => fsm::observe_reset;
+}
+
+/// Works the ICMP error on the desk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -> u64 {
+    if work.is_null() || counters.is_null() {
+        return 0;
+    }
+    // SAFETY: the callers pass this CPU's desk and counters.
+    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    if work.event.family == 4 {
+        let key: FlowKey4 = work.key4();
+        icmp(&key, work, counters);
+    } else {
+        let key: *const FlowKey6 = work.key6();
+        // SAFETY: as for segments.
+        icmp(unsafe { &*key }, work, counters);
+    }
+    0
+}
+
+#[inline(always)]
+fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
+    let found = match key.find_flow() {
+        Some(record) => Some(record),
+        None => key.find_embryo(),
+    };
+    let Some(record) = found else { return };
+    let hard = work.unreachable != Unreachable::Soft as u64;
+    let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
+    let error = IcmpError { reason, seq: work.segment.seq };
+    // SAFETY: the map gave the element.
+    unsafe {
+        let before = flow_table::verdict(record);
+        let (own, _) = halves(record, work.sender());
+        let step = fsm::observe_icmp(&work.verdict, before, work.sender(), &*own, &error);
+        work.event.before = before.0;
+        work.set_step(&step);
+        if step.verdict.0 == before.0 || flow_table::install(record, before, step.verdict) {
+            tcpfsm_books(work, record, counters);
+        }
+    }
+}
+
+/// What the winner of a verdict does: the shared fields, the counters, the event.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_books(work: *mut Work, record: *mut FlowRecord, counters: *mut Counters) -> u64 {
+    if work.is_null() || record.is_null() || counters.is_null() {
+        return 0;
+    }
+    // SAFETY: the callers' desk, element and counters; facts alone may be written by two CPUs at once, and are
+    // idempotent.
+    unsafe {
+        let over = settled(record, &mut *work);
+        report(&mut *counters, record, &mut *work, over);
+    }
+    0
+}
+
+/// Brings the shared part of a record up to date. Says whether that was the end of the flow.
+#[inline(always)]
+unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
+    // SAFETY: the caller's record.
+    let shared = unsafe { &mut (*record).shared };
+    work.event.since = shared.since;
+    // SAFETY: a helper without arguments.
+    work.event.time = unsafe { bpf_ktime_get_ns() };
+    let seen_on = &mut shared.ifindex[work.sender() as usize & 1];
+    if *seen_on == 0 {
+        *seen_on = work.event.ifindex;
+    }
+    let before = Verdict(work.event.before);
+    settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time).over
+}
+
+#[inline(always)]
+unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Work, over: bool) {
+    let (before, step) = (Verdict(work.event.before), work.step());
+    stats::facts(counters, step.facts);
+    if !step.is_news(before) {
+        return;
+    }
+    let moved = step.moved(before);
+    // SAFETY: the caller's record.
+    unsafe {
+        let (own, peer) = halves(record, work.sender());
+        work.relate(&*own, &*peer);
+        stats::change(counters, &work.event, (*record).shared.opened, over);
+        emit::event(counters, &mut work.event, record, moved, over);
+    }
+}

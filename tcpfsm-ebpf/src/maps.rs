@@ -1,0 +1,65 @@
+//! Every map: what is in it, who writes it, who reads it.
+//!
+//! The sizes here are small defaults for tests; the daemon sets them when it loads the programs.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use tcpfsm_common::{
+    abi::{Counters, FlowEvent, FlowRecord, KernelConfig, SweepReport, SweepRequest},
+    flow::{FlowKey4, FlowKey6},
+};
+
+use crate::work::Work;
+
+const FLOWS: usize = 65_536;
+const EMBRYOS: usize = 16_384;
+const RING_BYTES: usize = 16 << 20;
+
+/// IPv4 flows whose handshake completed. Written by the packet path; removed by the sweep, or by the map
+/// itself when it is full (least recently used first).
+#[btf_map]
+pub(crate) static FLOWS4: LruHashMap<FlowKey4, FlowRecord, FLOWS> = LruHashMap::new();
+
+/// IPv6 flows whose handshake completed.
+#[btf_map]
+pub(crate) static FLOWS6: LruHashMap<FlowKey6, FlowRecord, FLOWS> = LruHashMap::new();
+
+/// IPv4 flows that have not proved themselves: handshakes under way, strays, one-sided views. In a map of
+/// their own, so that a flood of them evicts only others of their kind.
+#[btf_map]
+pub(crate) static EMBRYOS4: LruHashMap<FlowKey4, FlowRecord, EMBRYOS> = LruHashMap::new();
+
+/// IPv6 flows that have not proved themselves.
+#[btf_map]
+pub(crate) static EMBRYOS6: LruHashMap<FlowKey6, FlowRecord, EMBRYOS> = LruHashMap::new();
+
+/// Events for the daemon, which naps and drains: no wake-up is ever sent.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<FlowEvent, RING_BYTES> = RingBuf::new();
+
+/// Counters of each CPU; the daemon adds them up.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+
+/// Where a segment is worked that does not take the short way.
+#[btf_map]
+pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+/// Through here a walk's offsets go to be forgotten by the verifier, see `PacketBytes::blur`.
+#[btf_map]
+pub(crate) static BLUR: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What the next sweep looks for; written by the daemon.
+#[btf_map]
+pub(crate) static SWEEP_REQUEST: Array<SweepRequest, 1> = Array::new();
+
+/// What the sweep found in FLOWS4, FLOWS6, EMBRYOS4 and EMBRYOS6; zeroed and read by the daemon.
+#[btf_map]
+pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
+
+/// Set by the daemon before the programs are loaded.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Global<KernelConfig> = Global::new(KernelConfig { scope: 0, flags: 0 });

@@ -1,0 +1,129 @@
+//! One packet: parse, find its flow, and take the short way if its flow is settled.
+//!
+//! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
+//! not: so the verifier follows each of them on its own.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use tcpfsm_common::{
+    abi::{Hook, Outcome},
+    flow::End,
+    fsm::observe_settled,
+    packet::{IcmpError, Network, Packet, Skip, parse_ether, parse_packet4, parse_packet6},
+    segment::Segment,
+};
+
+use crate::{
+    bytes::Linear,
+    flow_table::{self, Key, halves},
+    machine::{tcpfsm_icmp, tcpfsm_segment},
+    maps::CONFIG,
+    stats,
+    work::Work,
+};
+
+/// Where and how long a packet is.
+pub(crate) struct Meta {
+    pub(crate) hook: Hook,
+    pub(crate) ifindex: u32,
+    pub(crate) wire_len: usize,
+}
+
+/// What is left to do about a packet: a number below this is an outcome, and nothing is left but to count it.
+type Left = usize;
+/// A segment is on the desk.
+const SEGMENT: Left = 16;
+/// An ICMP error is on the desk.
+const ICMP: Left = 17;
+
+/// Counts one packet, and tracks it if it is TCP; `look` looks at it.
+///
+/// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
+#[inline(always)]
+pub(crate) fn packet<C>(ctx: &C, hook: Hook, look: fn(&C) -> Left) {
+    let left = look(ctx);
+    let (Some(counters), Some(work)) = (stats::counters(), Work::desk()) else { return };
+    let outcome = match left {
+        SEGMENT => {
+            tcpfsm_segment(work, counters);
+            work.outcome()
+        }
+        ICMP => {
+            tcpfsm_icmp(work, counters);
+            Outcome::Icmp as usize
+        }
+        outcome => outcome,
+    };
+    stats::packet(counters, hook, outcome);
+}
+
+/// Looks at a packet.
+#[inline(always)]
+pub(crate) fn look(bytes: &Linear, meta: &Meta) -> Left {
+    match parse_ether(bytes) {
+        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta),
+        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta),
+        Err(skip) => skipped(skip),
+    }
+}
+
+/// The counter of a skip: they come after the outcomes.
+#[inline(always)]
+fn skipped(skip: Skip) -> Left {
+    Outcome::ALL.len() + skip as usize
+}
+
+#[inline(always)]
+fn packet4(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
+    match parse_packet4(bytes, offset, meta.wire_len) {
+        Ok(Packet::Tcp(ends, segment)) => {
+            let (key, sender) = ends.key(CONFIG.load().scope);
+            segment_of(&key, sender, &segment, meta)
+        }
+        Ok(Packet::Icmp(ends, error)) => {
+            let (key, quoted) = ends.key(CONFIG.load().scope);
+            icmp(&key, quoted, &error, meta)
+        }
+        Err(skip) => skipped(skip),
+    }
+}
+
+#[inline(always)]
+fn packet6(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
+    match parse_packet6(bytes, offset, meta.wire_len) {
+        Ok(Packet::Tcp(ends, segment)) => {
+            let (key, sender) = ends.key(CONFIG.load().scope);
+            segment_of(&key, sender, &segment, meta)
+        }
+        Ok(Packet::Icmp(ends, error)) => {
+            let (key, quoted) = ends.key(CONFIG.load().scope);
+            icmp(&key, quoted, &error, meta)
+        }
+        Err(skip) => skipped(skip),
+    }
+}
+
+#[inline(always)]
+fn segment_of<K: Key>(key: &K, sender: End, segment: &Segment, meta: &Meta) -> Left {
+    if let Some(record) = key.find_flow() {
+        // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
+        unsafe {
+            let (own, peer) = halves(record, sender);
+            if observe_settled(flow_table::verdict(record), &mut *own, &*peer, segment) {
+                (*own).count(segment, bpf_ktime_get_coarse_ns());
+                return Outcome::Tracked as usize;
+            }
+        }
+    }
+    let Some(work) = Work::desk() else { return Outcome::MapFull as usize };
+    work.begin(key, sender, segment, meta);
+    SEGMENT
+}
+
+/// An ICMP error about a segment that `quoted` sent.
+#[inline(always)]
+fn icmp<K: Key>(key: &K, quoted: End, error: &IcmpError, meta: &Meta) -> Left {
+    let Some(work) = Work::desk() else { return Outcome::Icmp as usize };
+    work.begin(key, quoted, &Segment { seq: error.seq, ..Segment::default() }, meta);
+    work.unreachable = error.reason as u64;
+    ICMP
+}

@@ -1,0 +1,145 @@
+//! The desk on which one segment is worked: the BPF stack is too small for it.
+
+use core::{cell::UnsafeCell, mem::offset_of};
+
+use tcpfsm_common::{
+    abi::{EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, Verdict},
+    fact::{Fact, Facts},
+    flow::{End, FlowKey4, FlowKey6},
+    fsm::{Desk, Step},
+    segment::{Segment, TcpFlags},
+};
+
+use crate::{maps::DESK, track::Meta};
+
+/// One segment, what the machine makes of it, and the event that will tell of it.
+#[repr(C, align(8))]
+pub(crate) struct Work {
+    /// Filled as the work goes on; sent if there is something to tell.
+    pub(crate) event: FlowEvent,
+    /// The sender's evidence, a copy: it is written back whole.
+    pub(crate) own: Evidence,
+    /// A record that is not in a map yet, or on its way to another.
+    pub(crate) record: FlowRecord,
+    pub(crate) segment: Segment,
+    /// Where the machine keeps the verdict, out of the verifier's sight.
+    pub(crate) verdict: OpaqueVerdict,
+    /// The flow found no place.
+    pub(crate) not_stored: u64,
+    /// The `Unreachable` code of an ICMP error.
+    pub(crate) unreachable: u64,
+}
+
+impl Work {
+    /// This CPU's desk.
+    #[inline(always)]
+    pub(crate) fn desk() -> Option<&'static mut Self> {
+        let desk = DESK.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own element; programs on these hooks run with softirqs off and do not nest.
+        Some(unsafe { &mut *desk })
+    }
+
+    /// Clears the desk for a segment.
+    #[inline(always)]
+    pub(crate) fn begin<K: EventKey>(&mut self, key: &K, sender: End, segment: &Segment, meta: &Meta) {
+        self.event = FlowEvent::new(EventKind::Verdict);
+        key.fill(&mut self.event);
+        self.event.hook = meta.hook as u8;
+        self.event.sender = sender as u8;
+        self.event.ifindex = meta.ifindex;
+        self.event.flags = segment.flags.0;
+        self.event.len = segment.len;
+        self.segment = *segment;
+        self.not_stored = 0;
+    }
+
+    #[inline(always)]
+    pub(crate) fn key4(&self) -> FlowKey4 {
+        let FlowEvent { addr, port, scope, .. } = self.event;
+        FlowKey4 { addr: [addr[0][0], addr[1][0]], port, scope }
+    }
+
+    /// The event's own address fields, which are laid out like the key.
+    #[inline(always)]
+    pub(crate) fn key6(&self) -> *const FlowKey6 {
+        const _: () = assert!(
+            offset_of!(FlowEvent, port) - offset_of!(FlowEvent, addr) == offset_of!(FlowKey6, port)
+                && offset_of!(FlowEvent, scope) - offset_of!(FlowEvent, addr) == offset_of!(FlowKey6, scope)
+        );
+        (&raw const self.event.addr).cast()
+    }
+
+    #[inline(always)]
+    pub(crate) fn sender(&self) -> End {
+        self.event.sender_end()
+    }
+
+    /// What the machine said last.
+    #[inline(always)]
+    pub(crate) fn step(&self) -> Step {
+        Step { verdict: Verdict(self.event.after), facts: Facts(self.event.facts) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_step(&mut self, step: &Step) {
+        self.event.after = step.verdict.0;
+        self.event.facts = step.facts.0;
+    }
+
+    /// Makes the numbers of the event relative to each end's initial one.
+    #[inline(always)]
+    pub(crate) fn relate(&mut self, own: &Evidence, peer: &Evidence) {
+        self.event.seq = self.segment.seq.0.wrapping_sub(own.iss.0);
+        self.event.ack = if self.segment.flags.any(TcpFlags::ACK) {
+            self.segment.ack.0.wrapping_sub(peer.iss.0)
+        } else {
+            0
+        };
+    }
+
+    #[inline(always)]
+    pub(crate) fn outcome(&self) -> usize {
+        let facts = Facts(self.event.facts);
+        let outcome = if self.not_stored != 0 {
+            Outcome::MapFull
+        } else if facts.has(Fact::BadFlags) {
+            Outcome::BadFlags
+        } else if facts.has(Fact::NoSession) {
+            Outcome::NoSession
+        } else {
+            Outcome::Tracked
+        };
+        outcome as usize
+    }
+}
+
+/// A verdict in map memory, and the machine's notes, read and written in the open every time: what comes out of it, the verifier
+/// knows nothing of, and so it need not follow it along every path.
+#[repr(C)]
+pub(crate) struct OpaqueVerdict(UnsafeCell<u64>, UnsafeCell<u64>);
+
+impl Desk for OpaqueVerdict {
+    #[inline(always)]
+    fn verdict(&self) -> Verdict {
+        // SAFETY: the desk is this CPU's.
+        Verdict(unsafe { self.0.get().read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_verdict(&self, verdict: Verdict) {
+        // SAFETY: as above.
+        unsafe { self.0.get().write_volatile(verdict.0) }
+    }
+
+    #[inline(always)]
+    fn notes(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { self.1.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_notes(&self, notes: u64) {
+        // SAFETY: as above.
+        unsafe { self.1.get().write_volatile(notes) }
+    }
+}

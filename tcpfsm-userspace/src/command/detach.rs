@@ -1,0 +1,69 @@
+//! `tcpfsm detach`: takes away what a killed daemon can have left, and says what it took.
+
+use std::{
+    fs, io,
+    os::unix::{fs::FileTypeExt as _, net::UnixStream},
+    path::Path,
+    process::ExitCode,
+};
+
+use super::print;
+use crate::{
+    cli::DetachArgs,
+    control::client::peer_pid,
+    error::{Error, Result},
+    kernel::{detach, interfaces, interfaces::Interface, probe},
+};
+
+pub(super) fn detach(args: DetachArgs) -> Result<ExitCode> {
+    let DetachArgs { iface, socket } = args;
+    let all = iface.is_empty();
+    let names = if all {
+        interfaces::names()
+    } else {
+        iface.iter().map(|name| Interface::find(name).map(|found| found.name)).collect::<Result<_>>()?
+    };
+    probe::check_capabilities()?;
+    if let Ok(stream) = UnixStream::connect(&socket.socket) {
+        // Its links are its own: only it, or its end, takes them away.
+        let pid = peer_pid(&stream).map_or_else(String::new, |pid| pid.to_string());
+        return Err(Error::Usage(format!(
+            "a daemon (pid {pid}) runs and answers on {}: it detaches when it ends\n  remedy: kill -INT {pid}",
+            socket.socket.display()
+        )));
+    }
+    let mut removed = Vec::new();
+    for name in names {
+        removed.extend(detach::filters(&name)?);
+    }
+    if all {
+        removed.extend(detach::pins()?);
+        removed.extend(stale_socket(&socket.socket)?);
+    }
+    let mut text: String = removed.iter().map(|what| format!("removed {what}\n")).collect();
+    let loaded = detach::still_loaded();
+    if loaded.is_empty() && removed.is_empty() {
+        text.push_str("nothing of tcpfsm is attached\n");
+    }
+    if !loaded.is_empty() {
+        text.push_str(&format!(
+            "still loaded, by a daemon that runs (with another --socket, or in another namespace): {}\n",
+            loaded.join(", ")
+        ));
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the socket's file: nobody answers on it.
+fn stale_socket(path: &Path) -> Result<Option<String>> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {}
+        Ok(_) | Err(_) => return Ok(None),
+    }
+    match fs::remove_file(path) {
+        Ok(()) => Ok(Some(format!("the stale socket {}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::Io { what: format!("remove {}", path.display()), cause }),
+    }
+}

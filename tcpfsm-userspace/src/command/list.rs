@@ -1,0 +1,160 @@
+//! `tcpfsm list`: the flows as they are, in columns as `ss` has them.
+
+use std::{
+    fmt::Write as _,
+    io::{BufWriter, Write as _},
+    process::ExitCode,
+};
+
+use crate::{
+    cli::{ListArgs, ListFormat},
+    clock::short_duration,
+    control::{
+        client::{Answer, Conversation},
+        protocol::{FlowLine, Notice, Request, What},
+    },
+    error::{Error, Result},
+    export::text::bytes,
+    owner::Proc,
+    report::Side,
+};
+
+pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
+    let ListArgs { filter, output, socket } = args;
+    let request = Request::new(What::List, filter.filter(Vec::new()));
+    let mut conversation = Conversation::start(&socket.socket, &request)?;
+    let mut stdout = BufWriter::new(std::io::stdout().lock());
+    let failed = || Error::io("write to stdout");
+    let mut flows = Vec::new();
+    loop {
+        match conversation.next_answer::<FlowLine>()? {
+            Some(Answer::Item(flow, line)) => match output {
+                ListFormat::Jsonl => stdout.write_all(line.as_bytes()).map_err(failed())?,
+                ListFormat::Json | ListFormat::Table | ListFormat::Wide => flows.push(*flow),
+            },
+            Some(Answer::Notice(Notice::End(_))) => break,
+            Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_))) => {}
+            None => return Err(Error::Answer("it ends in the middle: the daemon has ended".into())),
+        }
+    }
+    flows.sort_by_key(|flow| (flow.orig_state, flow.resp_state, flow.resp, flow.orig));
+    let text = match output {
+        ListFormat::Jsonl => String::new(),
+        ListFormat::Json => {
+            serde_json::to_string_pretty(&flows).map_err(|error| Error::Answer(error.to_string()))? + "\n"
+        }
+        ListFormat::Table => table(&flows, false),
+        ListFormat::Wide => table(&flows, true),
+    };
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(failed())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Columns as wide as their widest cell.
+fn table(flows: &[FlowLine], wide: bool) -> String {
+    let mut header = vec!["ORIG", "RESP", "ORIGINATOR", "RESPONDER", "DWELL", "IDLE", "PKTS", "BYTES"];
+    if wide {
+        header.extend(["AGE", "RTX", "IFACE"]);
+    }
+    header.push("PROCESS");
+    let rows: Vec<Vec<String>> = flows.iter().map(|flow| row(flow, wide)).collect();
+    let mut widths: Vec<usize> = header.iter().map(|title| title.len()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    let mut text = String::new();
+    let header = header.into_iter().map(str::to_owned).collect();
+    for row in std::iter::once(&header).chain(&rows) {
+        for (width, cell) in widths.iter().zip(row) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(flow: &FlowLine, wide: bool) -> Vec<String> {
+    let state = |side| {
+        let (state, confirmed) = flow.state(side);
+        format!("{}{}", state.ss_name(), if confirmed || state.is_closed() { "" } else { "?" })
+    };
+    let address = |side, address: std::net::SocketAddr| {
+        let local = flow.local.is_some_and(|local| local.includes(side));
+        format!("{address}{}", if local { "*" } else { "" })
+    };
+    // Since the last step of either end.
+    let dwell = flow.orig_dwell_ns.min(flow.resp_dwell_ns);
+    let mut row = vec![
+        state(Side::Orig),
+        state(Side::Resp),
+        address(Side::Orig, flow.orig),
+        address(Side::Resp, flow.resp),
+        short_duration(dwell),
+        short_duration(flow.idle_ns),
+        format!("{}/{}", flow.orig_pkts, flow.resp_pkts),
+        format!("{}/{}", bytes(flow.orig_bytes), bytes(flow.resp_bytes)),
+    ];
+    if wide {
+        row.extend([
+            short_duration(flow.age_ns),
+            format!("{}/{}", flow.orig_rtx, flow.resp_rtx),
+            flow.iface.to_string(),
+        ]);
+    }
+    row.push(match &flow.proc {
+        Some(Proc { pid, comm, unit: Some(unit), .. }) if wide => format!("{comm}[{pid}] {unit}"),
+        Some(Proc { pid, comm, .. }) => format!("{comm}[{pid}]"),
+        None => String::new(),
+    });
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpfsm_common::fsm::State;
+
+    use super::*;
+    use crate::report::Local;
+
+    #[test]
+    fn columns_line_up() {
+        let flow = FlowLine {
+            orig: "10.0.0.1:40001".parse().unwrap(),
+            resp: "10.0.0.2:8080".parse().unwrap(),
+            iface: "eth0".into(),
+            local: Some(Local::Resp),
+            orig_state: State::FinWait2,
+            resp_state: State::CloseWait,
+            orig_confirmed: true,
+            resp_confirmed: false,
+            orig_dwell_ns: 4_200_000_000,
+            resp_dwell_ns: 5_000_000_000,
+            idle_ns: 72_000_000,
+            age_ns: 192_000_000_000,
+            orig_pkts: 6,
+            resp_pkts: 5,
+            orig_bytes: 120,
+            resp_bytes: 4_300,
+            orig_rtx: 1,
+            resp_rtx: 0,
+            picked_up: false,
+            facts: vec![],
+            proc: Some(Proc {
+                pid: 4_711,
+                comm: "java".into(),
+                unit: Some("app.service".into()),
+                container: None,
+            }),
+        };
+        assert_eq!(
+            table(std::slice::from_ref(&flow), false),
+            "ORIG        RESP         ORIGINATOR      RESPONDER       DWELL  IDLE  PKTS  BYTES      PROCESS\n\
+             FIN-WAIT-2  CLOSE-WAIT?  10.0.0.1:40001  10.0.0.2:8080*  4.20s  72ms  6/5   120B/4.2K  java[4711]\n"
+        );
+        assert!(table(&[flow], true).contains("3m12s  1/0  eth0   java[4711] app.service\n"));
+        assert!(table(&[], false).starts_with("ORIG  RESP"));
+    }
+}

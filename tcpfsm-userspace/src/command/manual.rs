@@ -1,0 +1,37 @@
+//! `tcpfsm completions` and `tcpfsm man`: both drawn from the command line's definition.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::print;
+use crate::{
+    cli::Cli,
+    error::{Error, Result},
+};
+
+pub(super) fn completions(shell: Shell) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tcpfsm", &mut script);
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One page with every subcommand: what `man` shows of a program.
+pub(super) fn man() -> Result<ExitCode> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    let render = || Error::io("render the manual page");
+    clap_mangen::Man::new(command.clone()).render(&mut page).map_err(render())?;
+    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+        let name = subcommand.get_name().to_uppercase();
+        let man = clap_mangen::Man::new(subcommand.clone());
+        page.extend_from_slice(format!(".SH {name}\n").as_bytes());
+        man.render_synopsis_section(&mut page).map_err(render())?;
+        man.render_options_section(&mut page).map_err(render())?;
+    }
+    print(&String::from_utf8_lossy(&page))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,196 @@
+//! `tcpfsm run`: the daemon, from the command line to the last summary.
+
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use aya_log::EbpfLogger;
+use tcpfsm_common::abi::Health;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, broadcast, watch},
+    time::interval,
+};
+use tracing::{debug, info};
+
+use crate::{
+    BPF_OBJECT,
+    cli::RunArgs,
+    config::{Config, Metrics},
+    control::server::{ControlSocket, Office, check_free},
+    error::{Error, Result},
+    export::{http, stdout},
+    insight::Insight,
+    kernel::{
+        attach,
+        counters::CounterMap,
+        events::EventRing,
+        interfaces::{self, Interface},
+        loader,
+        records::FlowMaps,
+        sweep::Sweeper,
+    },
+    logging, owner,
+    pipeline::{Ending, Engine, Losses, Shared, SharedGauges, Sink, start_publisher},
+};
+
+/// Events that a watcher may be behind before it loses some.
+const WATCH_QUEUE: usize = 16_384;
+
+/// Between two looks at what the kernel programs logged, where they do.
+const KERNEL_LOG_NAP: Duration = Duration::from_millis(100);
+
+/// How long each part of the end may take.
+const GRACE: Duration = Duration::from_millis(300);
+
+pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    let config = args.config()?;
+    logging::start(config.log_level);
+    if config.interfaces.is_empty() {
+        return Err(Error::NoInterface { known: interfaces::names() });
+    }
+    // What is cheap to find out comes before what takes time, and before anything is attached.
+    for name in &config.interfaces {
+        Interface::find(name)?;
+    }
+    check_free(&config.socket)?;
+    loader::check(BPF_OBJECT)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::io("start the runtime"))?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(GRACE);
+    result
+}
+
+async fn serve(config: Config) -> Result<ExitCode> {
+    let (stop, stopping) = watch::channel(false);
+    stop_on_signals(stop.clone())?;
+    let listener = match config.metrics {
+        Metrics::At(address) => Some(http::bind(address).await?),
+        Metrics::Off => None,
+    };
+
+    let mut kernel = loader::load(BPF_OBJECT, &config)?;
+    let ring = EventRing::take(&mut kernel)?;
+    let counters = CounterMap::take(&mut kernel)?;
+    let maps = FlowMaps::take(&mut kernel)?;
+    if config.log_level.kernel() > 0
+        && let Some(logger) = kernel.take_logger()
+    {
+        tokio::spawn(forward_kernel_log(logger));
+    }
+
+    let shared = SharedGauges::default();
+    let insight = Arc::new(Insight::new(counters, maps, Arc::clone(&shared), config.vantage));
+    let (events, _) = broadcast::channel(WATCH_QUEUE);
+    let nobody_reads = Arc::new(Notify::new());
+    let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;
+    let (sink, stdout_thread) = match printing {
+        Some((sink, thread)) => (Some(Box::new(sink) as Box<dyn Sink>), Some(thread)),
+        None => (None, None),
+    };
+    let (publisher, publish_thread) =
+        start_publisher(owner::lookup(config.vantage), sink, events.clone(), Arc::clone(&shared))?;
+
+    let attachments = attach::attach(&mut kernel, &config)?;
+    let sweeper = Sweeper::take(kernel)?;
+    let engine = Engine::new(&config, ring, attachments, publisher, Arc::clone(&shared));
+
+    // Only now: whoever finds the socket may rely on it that packets are seen.
+    let socket = ControlSocket::bind(&config.socket)?;
+    let office = Office { answers: Arc::clone(&insight) as _, events, shared: Arc::clone(&shared) };
+    if let Some(listener) = listener {
+        info!("metrics on http://{}/metrics", config.metrics);
+        let ready = Arc::new(AtomicBool::new(true));
+        let stopping = stopped(stopping.clone());
+        tokio::spawn(http::serve(listener, Arc::clone(&insight) as _, ready, stopping));
+    }
+    tokio::spawn(async move {
+        nobody_reads.notified().await;
+        debug!("nobody reads stdout any more");
+        let _ = stop.send(true);
+    });
+
+    let stopping_socket = stopped(stopping.clone());
+    let (ending, ()) = tokio::join!(engine.run(sweeper, stopped(stopping)), async {
+        tokio::select! {
+            () = socket.serve(office) => {}
+            () = stopping_socket => {}
+        }
+    });
+    drop(socket);
+    finish([Some(publish_thread), stdout_thread].into_iter().flatten());
+    summarise(&insight, &shared);
+    match ending {
+        Ending::Requested => Ok(ExitCode::SUCCESS),
+        Ending::InterfacesGone(names) => Err(Error::InterfacesGone { names }),
+    }
+}
+
+/// Ready once the daemon is to stop.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
+    let catch = |kind| signal(kind).map_err(Error::io("catch signals"));
+    let mut interrupt = catch(SignalKind::interrupt())?;
+    let mut terminate = catch(SignalKind::terminate())?;
+    let mut hang_up = catch(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+        let _ = stop.send(true);
+    });
+    Ok(())
+}
+
+/// What the kernel programs log comes out with our own.
+async fn forward_kernel_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
+    let mut nap = interval(KERNEL_LOG_NAP);
+    loop {
+        nap.tick().await;
+        logger.flush();
+    }
+}
+
+/// Waits for threads whose queues are closed, but not for a stdout that nobody reads.
+fn finish(threads: impl Iterator<Item = JoinHandle<()>>) {
+    let deadline = Instant::now() + GRACE;
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn summarise(insight: &Insight, shared: &Shared) {
+    let Ok(counters) = insight.counters() else { return };
+    let events = counters.health[Health::EventsSent as usize];
+    let lost = counters.health[Health::EventsLost as usize];
+    let elsewhere: Vec<String> = insight
+        .losses()
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(place, count)| format!(", {count} {place}"))
+        .collect();
+    let packets: u64 = counters.packets.as_flattened().iter().sum();
+    info!(
+        "detached; {packets} packets, {events} events, {} reports; lost: {lost} in the ring{}",
+        Losses::get(&shared.reports),
+        elsewhere.concat()
+    );
+}

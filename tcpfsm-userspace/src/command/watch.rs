@@ -1,0 +1,74 @@
+//! `tcpfsm watch`: live events of the running daemon.
+
+use std::process::ExitCode;
+
+use super::print;
+use crate::{
+    cli::{WatchArgs, WatchFormat},
+    control::{
+        client::{Answer, Conversation},
+        protocol::{Notice, Request, What},
+    },
+    detect::AnomalyKind,
+    error::{Error, Result},
+    export::text::{LEGEND, TextLines, Width},
+    report::Report,
+};
+
+/// Parses a kind of event.
+///
+/// # Errors
+/// Names the kinds there are.
+pub fn parse_kind(text: &str) -> Result<String, String> {
+    let kinds: Vec<&str> = ["transition", "anomaly", "conn_closed"]
+        .into_iter()
+        .chain(AnomalyKind::ALL.into_iter().map(AnomalyKind::name))
+        .collect();
+    let wanted = text.replace('-', "_").to_lowercase();
+    if kinds.contains(&wanted.as_str()) { Ok(wanted) } else { Err(format!("there are {}", kinds.join(", "))) }
+}
+
+pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
+    let WatchArgs { filter, kinds, output, socket } = args;
+    let request = Request::new(What::Watch, filter.filter(kinds));
+    let mut conversation = Conversation::start(&socket.socket, &request)?;
+    let lines = match output {
+        WatchFormat::Table => Some(TextLines::new(Width::Table)),
+        WatchFormat::Wide => Some(TextLines::new(Width::Wide)),
+        WatchFormat::Jsonl => None,
+    };
+    if let Some(lines) = &lines {
+        eprintln!("{LEGEND}");
+        print(&lines.header())?;
+    }
+    let mut text = String::new();
+    while let Some(answer) = conversation.next_answer::<Report>()? {
+        match answer {
+            Answer::Item(report, line) => match &lines {
+                Some(lines) => {
+                    text.clear();
+                    lines.write(&mut text, &report);
+                    print(&text)?;
+                }
+                None => print(&line)?,
+            },
+            Answer::Notice(Notice::Lost(count)) => {
+                eprintln!("tcpfsm: {count} events were dropped: this reader is too slow");
+            }
+            Answer::Notice(Notice::Error(_) | Notice::End(_)) => {}
+        }
+    }
+    Err(Error::Answer("it hung up: the daemon has ended".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_in_either_spelling() {
+        assert_eq!(parse_kind("conn-closed"), Ok("conn_closed".into()));
+        assert_eq!(parse_kind("HALF_OPEN"), Ok("half_open".into()));
+        assert!(parse_kind("weather").unwrap_err().contains("transition"));
+    }
+}

@@ -1,0 +1,75 @@
+//! The other end of the socket: what `watch`, `list` and `stats` share.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use rustix::net::sockopt::socket_peercred;
+use serde::de::DeserializeOwned;
+
+use super::protocol::{Notice, Request};
+use crate::error::{Error, Result};
+
+/// One request to the daemon and its answer, line by line.
+#[derive(Debug)]
+pub struct Conversation {
+    reader: BufReader<UnixStream>,
+    path: PathBuf,
+    line: String,
+}
+
+/// One line of an answer.
+#[derive(Debug)]
+pub enum Answer<T> {
+    /// What was asked for, and the line it came in.
+    Item(Box<T>, String),
+    /// The server's own words.
+    Notice(Notice),
+}
+
+impl Conversation {
+    /// Asks.
+    ///
+    /// # Errors
+    /// No daemon answers.
+    pub fn start(path: &Path, request: &Request) -> Result<Self> {
+        let no_daemon = |cause| Error::NoDaemon { path: path.to_owned(), cause };
+        let mut stream = UnixStream::connect(path).map_err(no_daemon)?;
+        let line = serde_json::to_string(request).map_err(|error| Error::Answer(error.to_string()))?;
+        stream.write_all((line + "\n").as_bytes()).map_err(no_daemon)?;
+        Ok(Self { reader: BufReader::new(stream), path: path.to_owned(), line: String::new() })
+    }
+
+    /// The next line; `None` when the daemon hung up.
+    ///
+    /// # Errors
+    /// The answer is a refusal, or makes no sense.
+    pub fn next_answer<T: DeserializeOwned>(&mut self) -> Result<Option<Answer<T>>> {
+        let Self { reader, path, line } = self;
+        line.clear();
+        let count = reader
+            .read_line(line)
+            .map_err(|cause| Error::Io { what: format!("read from {}", path.display()), cause })?;
+        if count == 0 {
+            return Ok(None);
+        }
+        // Notices have one field of a name that nothing else has.
+        match serde_json::from_str(line) {
+            Ok(Notice::Error(words)) => return Err(Error::Answer(words)),
+            Ok(notice) => return Ok(Some(Answer::Notice(notice))),
+            Err(_) => {}
+        }
+        let item = serde_json::from_str(line).map_err(|error| {
+            Error::Answer(format!("{error}; is the daemon of another version than this command?"))
+        })?;
+        Ok(Some(Answer::Item(Box::new(item), std::mem::take(line))))
+    }
+}
+
+/// The process at the other end of a socket.
+#[must_use]
+pub fn peer_pid(stream: &UnixStream) -> Option<i32> {
+    socket_peercred(stream).ok().map(|credentials| credentials.pid.as_raw_nonzero().get())
+}

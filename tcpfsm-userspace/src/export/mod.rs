@@ -1,0 +1,8 @@
+//! What people and machines read: one format per file.
+
+pub mod http;
+pub mod jsonl;
+pub mod process;
+pub mod prometheus;
+pub mod stdout;
+pub mod text;

@@ -1,0 +1,446 @@
+//! Metrics in Prometheus' text format (version 0.0.4).
+//!
+//! Every series of a family is always there, at 0 if nothing happened, so that `rate()` sees the first event.
+//! No address, port or pid is ever a label; whatever the traffic, there are at most 400 series.
+
+use std::fmt::{Display, Write as _};
+
+use tcpfsm_common::{
+    abi::{CloseReason, Counters, DWELL_BUCKETS, Health, Hook, Outcome, bucket_limit_ns},
+    fact::Fact,
+    fsm::{self, State},
+};
+
+use super::process::ProcessStats;
+use crate::{
+    detect::AnomalyKind,
+    kernel::names::FLOW_MAPS,
+    pipeline::{Attached, Gauges},
+    report::Side,
+};
+
+/// Transitions outside the diagram (roll-backs) that get a series of their own; the rest share one.
+const MAX_UNUSUAL: usize = 24;
+
+/// Everything that a scrape shows.
+#[derive(Clone, Debug)]
+pub struct Scrape {
+    /// The kernel's counters.
+    pub counters: Counters,
+    /// The last sweep's findings and the detectors' state.
+    pub gauges: Gauges,
+    /// Capacity of each flow map.
+    pub capacities: [u32; 4],
+    /// What was lost in userspace, by place.
+    pub lost: [(&'static str, u64); 4],
+    /// This process.
+    pub process: ProcessStats,
+}
+
+/// Renders a scrape.
+#[must_use]
+pub fn render(scrape: &Scrape) -> String {
+    let mut page = Page::default();
+    connections(&mut page, scrape);
+    transitions(&mut page, &scrape.counters);
+    durations(&mut page, &scrape.counters);
+    ends(&mut page, &scrape.counters);
+    anomalies(&mut page, &scrape.gauges);
+    of_itself(&mut page, scrape);
+    process(&mut page, &scrape.process);
+    page.0
+}
+
+fn connections(page: &mut Page, scrape: &Scrape) {
+    let total = scrape.gauges.total();
+    page.family("tcpfsm_connections", "gauge", "Connection ends by state, at the last sweep.");
+    for (side, counts) in Side::ALL.into_iter().zip(&total.states) {
+        for (state, count) in State::ALL.into_iter().zip(counts) {
+            page.sample("tcpfsm_connections", &[("state", state.name()), ("side", side.name())], count);
+        }
+    }
+    page.family(
+        "tcpfsm_half_open_connections",
+        "gauge",
+        "Handshakes under way whose responder has answered, at the last sweep.",
+    );
+    let syn_recv = State::SynRecv as usize;
+    let half_open: u64 = total
+        .states
+        .iter()
+        .map(|states| states[syn_recv])
+        .sum::<u64>()
+        .saturating_sub(total.assumed[syn_recv]);
+    page.sample("tcpfsm_half_open_connections", &[], half_open);
+    page.family(
+        "tcpfsm_stuck_connections",
+        "gauge",
+        "Connection ends longer in their state than its threshold, at the last sweep.",
+    );
+    for (state, count) in State::ALL.into_iter().zip(total.stuck) {
+        page.sample("tcpfsm_stuck_connections", &[("state", state.name())], count);
+    }
+}
+
+fn transitions(page: &mut Page, counters: &Counters) {
+    page.family("tcpfsm_transitions_total", "counter", "Transitions of connection ends.");
+    let mut unusual = 0;
+    let mut others = [0; 2];
+    for ((side, by_state), other) in Side::ALL.into_iter().zip(&counters.transitions).zip(&mut others) {
+        for (from, by_next) in State::ALL.into_iter().zip(by_state) {
+            for (to, &count) in State::ALL.into_iter().zip(by_next) {
+                if !is_usual(from, to) {
+                    if count == 0 {
+                        continue;
+                    }
+                    if unusual == MAX_UNUSUAL {
+                        *other += count;
+                        continue;
+                    }
+                    unusual += 1;
+                }
+                let labels = [("from", from.name()), ("to", to.name()), ("side", side.name())];
+                page.sample("tcpfsm_transitions_total", &labels, count);
+            }
+        }
+    }
+    for (side, count) in Side::ALL.into_iter().zip(others) {
+        if count > 0 {
+            let labels = [("from", "other"), ("to", "other"), ("side", side.name())];
+            page.sample("tcpfsm_transitions_total", &labels, count);
+        }
+    }
+}
+
+/// Whether the diagram has this transition. Closing from anywhere by reset or timeout is in it.
+fn is_usual(from: State, to: State) -> bool {
+    fsm::Event::ALL.into_iter().any(|event| fsm::next(from, event) == Some(to))
+}
+
+fn durations(page: &mut Page, counters: &Counters) {
+    page.family("tcpfsm_state_dwell_seconds", "histogram", "Time spent in a state when it was left.");
+    for state in State::ALL {
+        // What comes before the first segment has no beginning on the wire.
+        if state.is_closed() {
+            continue;
+        }
+        let at = state as usize;
+        page.histogram(
+            "tcpfsm_state_dwell_seconds",
+            &[("state", state.name())],
+            &counters.dwell[at],
+            counters.dwell_sum[at],
+        );
+    }
+    page.family(
+        "tcpfsm_handshake_duration_seconds",
+        "histogram",
+        "From the SYN to the segment that completed the handshake.",
+    );
+    page.histogram("tcpfsm_handshake_duration_seconds", &[], &counters.handshake, counters.handshake_sum);
+}
+
+fn ends(page: &mut Page, counters: &Counters) {
+    let fact = |fact: Fact| counters.facts[fact as usize];
+    page.counter("tcpfsm_connections_opened_total", "Connection requests seen.", fact(Fact::Open));
+    page.counter(
+        "tcpfsm_connections_picked_up_total",
+        "Connections that began before tcpfsm did, or whose beginning was not seen.",
+        fact(Fact::MidstreamPickup),
+    );
+    page.family("tcpfsm_connections_closed_total", "counter", "Connections that ended, by how.");
+    for reason in CloseReason::ALL {
+        if reason != CloseReason::Open {
+            let count = counters.closed[reason as usize];
+            page.sample("tcpfsm_connections_closed_total", &[("reason", reason.name())], count);
+        }
+    }
+    page.family("tcpfsm_handshake_failures_total", "counter", "Connection requests that failed, by how.");
+    for (reason, count) in [
+        ("refused", fact(Fact::ConnectRefused)),
+        ("unreachable", fact(Fact::ConnectUnreachable)),
+        ("aborted", fact(Fact::HandshakeAborted)),
+    ] {
+        page.sample("tcpfsm_handshake_failures_total", &[("reason", reason)], count);
+    }
+}
+
+fn anomalies(page: &mut Page, gauges: &Gauges) {
+    page.family("tcpfsm_anomalies_active", "gauge", "Anomalies that go on.");
+    for (kind, count) in AnomalyKind::ALL.into_iter().zip(gauges.anomalies_active) {
+        page.sample("tcpfsm_anomalies_active", &[("kind", kind.name())], count);
+    }
+    page.family("tcpfsm_anomalies_total", "counter", "Anomalies that began.");
+    for (kind, count) in AnomalyKind::ALL.into_iter().zip(gauges.anomalies_total) {
+        page.sample("tcpfsm_anomalies_total", &[("kind", kind.name())], count);
+    }
+}
+
+fn of_itself(page: &mut Page, scrape: &Scrape) {
+    let Scrape { counters, gauges, capacities, lost, .. } = scrape;
+    let health = |health: Health| counters.health[health as usize];
+    page.family("tcpfsm_packets_total", "counter", "Packets by hook and by what became of them.");
+    for (hook, counts) in Hook::ALL.into_iter().zip(&counters.packets) {
+        for (verdict, count) in Outcome::names().zip(counts) {
+            page.sample("tcpfsm_packets_total", &[("hook", hook.name()), ("verdict", verdict)], count);
+        }
+    }
+    page.counter("tcpfsm_events_total", "Events put into the ring.", health(Health::EventsSent));
+    page.counter(
+        "tcpfsm_ring_dropped_total",
+        "Events lost because the ring was full. Counters and states are exact all the same.",
+        health(Health::EventsLost),
+    );
+    page.family("tcpfsm_lost_total", "counter", "Events and reports lost in userspace, by where.");
+    for (place, count) in lost {
+        page.sample("tcpfsm_lost_total", &[("where", place)], count);
+    }
+    page.counter(
+        "tcpfsm_verdicts_lost_total",
+        "State changes given up because other CPUs kept changing the same flow.",
+        health(Health::VerdictLost),
+    );
+    page.family("tcpfsm_map_entries", "gauge", "Flows in each map, at the last sweep.");
+    for (map, report) in FLOW_MAPS.into_iter().zip(&gauges.maps) {
+        page.sample("tcpfsm_map_entries", &[("map", &map.to_lowercase())], report.flows);
+    }
+    page.family("tcpfsm_map_capacity", "gauge", "Flows that each map has room for.");
+    for (map, capacity) in FLOW_MAPS.into_iter().zip(capacities) {
+        page.sample("tcpfsm_map_capacity", &[("map", &map.to_lowercase())], capacity);
+    }
+    page.counter("tcpfsm_map_insert_failed_total", "Flows that no map took.", health(Health::InsertFailed));
+    page.counter("tcpfsm_expired_total", "Flows that the sweep removed.", health(Health::Expired));
+    page.counter("tcpfsm_sweeps_total", "Sweeps over the flow maps.", gauges.sweeps);
+    page.gauge(
+        "tcpfsm_sweep_duration_seconds",
+        "How long the last sweep took.",
+        gauges.sweep_duration.as_secs_f64(),
+    );
+    page.family("tcpfsm_attach_info", "gauge", "What is attached where.");
+    for Attached { interface, hook, mode } in &gauges.attached {
+        page.sample(
+            "tcpfsm_attach_info",
+            &[("interface", interface), ("hook", hook.name()), ("mode", mode)],
+            1,
+        );
+    }
+    page.family("tcpfsm_build_info", "gauge", "The version that runs.");
+    page.sample("tcpfsm_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+fn process(page: &mut Page, process: &ProcessStats) {
+    let ProcessStats {
+        cpu_seconds,
+        resident_bytes,
+        virtual_bytes,
+        open_fds,
+        max_fds,
+        threads,
+        start_seconds,
+    } = process;
+    page.counter("process_cpu_seconds_total", "User and system CPU time spent.", cpu_seconds);
+    page.gauge("process_resident_memory_bytes", "Resident memory.", resident_bytes);
+    page.gauge("process_virtual_memory_bytes", "Virtual memory.", virtual_bytes);
+    page.gauge("process_open_fds", "Open file descriptors.", open_fds);
+    page.gauge("process_max_fds", "File descriptors that may be open.", max_fds);
+    page.gauge("process_threads", "Threads.", threads);
+    page.gauge("process_start_time_seconds", "Start, in seconds since 1970.", start_seconds);
+}
+
+/// The page as it grows.
+#[derive(Debug, Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let before = if index == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{before}{label}=\"{}\"", Escaped(text));
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        buckets: &[u64; DWELL_BUCKETS],
+        sum_ns: u64,
+    ) {
+        let bucket_name = format!("{name}_bucket");
+        let mut sum = 0;
+        for (bucket, count) in buckets.iter().enumerate() {
+            sum += count;
+            let limit = bucket_limit_ns(bucket).map_or_else(|| "+Inf".to_owned(), seconds);
+            let labels: Vec<_> = labels.iter().copied().chain([("le", limit.as_str())]).collect();
+            self.sample(&bucket_name, &labels, sum);
+        }
+        self.sample(&format!("{name}_sum"), labels, seconds(sum_ns));
+        self.sample(&format!("{name}_count"), labels, sum);
+    }
+}
+
+/// Nanoseconds as seconds, exactly.
+fn seconds(ns: u64) -> String {
+    let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A label's value: an interface may be named with anything.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\\' => f.write_str(r"\\"),
+            '"' => f.write_str("\\\""),
+            '\n' => f.write_str(r"\n"),
+            c => f.write_char(c),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn idle() -> Scrape {
+        Scrape {
+            counters: Counters::ZERO,
+            gauges: Gauges {
+                attached: ["eth0", "eth1"]
+                    .into_iter()
+                    .flat_map(|interface| {
+                        [(Hook::Xdp, "native"), (Hook::TcEgress, "tcx")].map(|(hook, mode)| Attached {
+                            interface: interface.to_owned(),
+                            hook,
+                            mode,
+                        })
+                    })
+                    .collect(),
+                ..Gauges::default()
+            },
+            capacities: [262_144, 131_072, 65_536, 32_768],
+            lost: [("queue", 0), ("stdout", 0), ("watchers", 0), ("malformed", 0)],
+            process: ProcessStats::default(),
+        }
+    }
+
+    fn busy() -> Scrape {
+        let mut scrape = idle();
+        let Counters { packets, health, facts, transitions, closed, dwell, handshake, .. } =
+            &mut scrape.counters;
+        packets.as_flattened_mut().fill(3);
+        health.fill(3);
+        facts.fill(3);
+        transitions.as_flattened_mut().as_flattened_mut().fill(3);
+        closed.fill(3);
+        dwell.as_flattened_mut().fill(3);
+        handshake.fill(3);
+        scrape
+    }
+
+    fn series(page: &str) -> Vec<&str> {
+        page.lines().filter(|line| !line.starts_with('#')).collect()
+    }
+
+    #[test]
+    fn an_idle_host_shows_the_golden_page() {
+        let golden = include_str!("../../tests/golden/metrics.prom");
+        let page = render(&idle());
+        let first_difference = page.lines().zip(golden.lines()).find(|(a, b)| a != b);
+        assert!(
+            page == golden,
+            "tests/golden/metrics.prom differs ({} lines, now {}): {first_difference:?}",
+            golden.lines().count(),
+            page.lines().count()
+        );
+    }
+
+    #[test]
+    fn series_are_at_most_400_and_distinct() {
+        for scrape in [idle(), busy()] {
+            let page = render(&scrape);
+            let series = series(&page);
+            assert!(series.len() <= 400, "{} series", series.len());
+            let names: HashSet<_> =
+                series.iter().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect();
+            assert_eq!(names.len(), series.len(), "a series is there twice");
+        }
+    }
+
+    #[test]
+    fn nothing_counted_is_lost_in_the_shared_series() {
+        let page = render(&busy());
+        let sum: u64 = series(&page)
+            .iter()
+            .filter(|line| line.starts_with("tcpfsm_transitions_total{"))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum();
+        assert_eq!(sum, 2 * 11 * 11 * 3);
+    }
+
+    #[test]
+    fn every_family_is_explained_before_its_samples() {
+        let page = render(&busy());
+        let mut families = HashSet::new();
+        let mut current = String::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(families.insert(name.to_owned()), "{name} is there twice");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+                name.clone_into(&mut current);
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                let base = ["_bucket", "_sum", "_count"].into_iter().find_map(|end| name.strip_suffix(end));
+                assert!(name == current || base == Some(&current), "{name} stands under {current}");
+            }
+        }
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let mut scrape = idle();
+        scrape.counters.handshake[0] = 2;
+        scrape.counters.handshake[11] = 1;
+        scrape.counters.handshake_sum = 5_000_000_001_500;
+        let page = render(&scrape);
+        for line in [
+            "tcpfsm_handshake_duration_seconds_bucket{le=\"0.001\"} 2",
+            "tcpfsm_handshake_duration_seconds_bucket{le=\"1048.576\"} 2",
+            "tcpfsm_handshake_duration_seconds_bucket{le=\"+Inf\"} 3",
+            "tcpfsm_handshake_duration_seconds_sum 5000.0000015",
+            "tcpfsm_handshake_duration_seconds_count 3",
+        ] {
+            assert!(page.contains(&format!("{line}\n")), "{line}");
+        }
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut scrape = idle();
+        scrape.gauges.attached[0].interface = "a\"b\\c".into();
+        assert!(render(&scrape).contains(r#"interface="a\"b\\c""#));
+    }
+}

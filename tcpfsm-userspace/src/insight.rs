@@ -1,0 +1,114 @@
+//! What the daemon knows when asked: for scrapes, `list` and `stats`.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
+
+use tcpfsm_common::abi::Counters;
+
+use crate::{
+    clock::monotonic_ns,
+    config::Vantage,
+    control::{filter::Filter, flows, server::Answers, stats::Stats},
+    error::Result,
+    export::{
+        http,
+        process::ProcessStats,
+        prometheus::{self, Scrape},
+    },
+    kernel::{counters::CounterMap, interfaces::InterfaceNames, records::FlowMaps},
+    owner,
+    pipeline::{Losses, Owners, SharedGauges},
+    report::{Flow, Side},
+};
+
+/// How long one `list` may spend on finding owners.
+const LIST_OWNERS: Duration = Duration::from_secs(2);
+
+/// Answers from the kernel's maps and the pipeline's gauges.
+pub struct Insight {
+    counters: CounterMap,
+    maps: FlowMaps,
+    shared: SharedGauges,
+    vantage: Vantage,
+    started: Instant,
+}
+
+impl Insight {
+    /// Takes the maps it answers from.
+    #[must_use]
+    pub fn new(counters: CounterMap, maps: FlowMaps, shared: SharedGauges, vantage: Vantage) -> Self {
+        Self { counters, maps, shared, vantage, started: Instant::now() }
+    }
+
+    /// The kernel's counters now.
+    ///
+    /// # Errors
+    /// The system call failed.
+    pub fn counters(&self) -> Result<Counters> {
+        self.counters.read()
+    }
+
+    /// What was lost in userspace, by where.
+    #[must_use]
+    pub fn losses(&self) -> [(&'static str, u64); 4] {
+        let Losses { queue, stdout, watchers, malformed } = &self.shared.losses;
+        [("queue", queue), ("stdout", stdout), ("watchers", watchers), ("malformed", malformed)]
+            .map(|(place, counter)| (place, Losses::get(counter)))
+    }
+
+    fn scrape(&self) -> Result<Scrape> {
+        Ok(Scrape {
+            counters: self.counters()?,
+            gauges: self.shared.gauges(),
+            capacities: self.maps.capacities().map(|(_, capacity)| capacity),
+            lost: self.losses(),
+            process: ProcessStats::read(),
+        })
+    }
+}
+
+impl http::Metrics for Insight {
+    fn render(&self) -> Result<String> {
+        self.scrape().map(|scrape| prometheus::render(&scrape))
+    }
+}
+
+impl Answers for Insight {
+    fn flows(&self, filter: &Filter, write: &mut dyn FnMut(&str) -> bool) -> Result<u64> {
+        let now = monotonic_ns();
+        let mut names = InterfaceNames::default();
+        let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
+        let mut count = 0;
+        let mut listening = true;
+        self.maps.for_each(|key, record| {
+            if !listening {
+                return;
+            }
+            let mut name = |index| match index {
+                0 => Cow::Borrowed(""),
+                index => names.name(index).to_string().into(),
+            };
+            let mut line = flows::line(&key, record, now, |address| owners.is_local(address), &mut name);
+            if !filter.wants_flow(&line) {
+                return;
+            }
+            let flow = Flow { orig: line.orig, resp: line.resp, iface: Cow::Borrowed(""), local: line.local };
+            line.proc = owners.owner(&flow, Side::Resp);
+            if !filter.wants_owner(line.proc.as_ref()) {
+                return;
+            }
+            if let Ok(json) = serde_json::to_string(&line) {
+                count += 1;
+                listening = write(&json);
+            }
+        })?;
+        Ok(count)
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        let uptime = self.started.elapsed().as_secs_f64();
+        Ok(Stats::from_scrape(&self.scrape()?, std::process::id(), uptime))
+    }
+}

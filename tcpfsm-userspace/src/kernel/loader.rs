@@ -1,0 +1,201 @@
+//! The kernel object into the kernel: maps of the configured sizes, programs as they are needed.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::{MapData, MapError},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
+};
+use aya_log::EbpfLogger;
+use tcpfsm_common::abi::KernelConfig;
+use tracing::debug;
+
+use super::{chain, names, pod::Raw, probe};
+use crate::{
+    config::{Config, MapSizes},
+    error::{Error, Result},
+    logging::LogLevel,
+};
+
+/// The object with its maps made; programs are verified when first asked for.
+#[derive(Debug)]
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+/// Loads the object.
+///
+/// # Errors
+/// No privileges, an unfit kernel, an object that is missing or does not fit this binary.
+pub fn load(object: &[u8], config: &Config) -> Result<Kernel> {
+    check(object)?;
+    let kernel_config = Raw(kernel_config(config));
+    let log_level = config.log_level.kernel();
+    let MapSizes { flows4, flows6, embryos4, embryos6, events } = config.maps;
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::CONFIG, &kernel_config, true)
+        // Missing when no log statement was compiled in.
+        .override_global(aya_log::LEVEL, &log_level, false)
+        .map_max_entries(names::EVENTS, events)
+        .verifier_log_level(match config.log_level {
+            LogLevel::Trace => VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS,
+            _ => VerifierLogLevel::STATS,
+        });
+    for (name, entries) in names::FLOW_MAPS.into_iter().zip([flows4, flows6, embryos4, embryos6]) {
+        loader.map_max_entries(name, entries);
+    }
+    let ebpf = loader.load(object).map_err(|error| load_error(&error))?;
+    Ok(Kernel { ebpf })
+}
+
+/// Whether there is an object, and this process may and this kernel can load it.
+///
+/// # Errors
+/// Says what is missing.
+pub fn check(object: &[u8]) -> Result<()> {
+    if object.is_empty() {
+        return Err(Error::NoObject);
+    }
+    probe::check()
+}
+
+fn kernel_config(config: &Config) -> KernelConfig {
+    let mut flags = 0;
+    if !config.pickup {
+        flags |= KernelConfig::STRICT;
+    }
+    // The host's own setting decides how its TIME-WAIT treats resets (RFC 1337).
+    if std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rfc1337").is_ok_and(|text| text.trim() == "1") {
+        flags |= KernelConfig::RFC1337;
+    }
+    KernelConfig { scope: config.scope, flags }
+}
+
+fn load_error(error: &EbpfError) -> Error {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => Error::Load {
+            what: format!("map {name}"),
+            cause: match io_error.raw_os_error() {
+                Some(libc::ENOMEM) => {
+                    "not enough memory; make it smaller under [maps] in the configuration".into()
+                }
+                _ => io_error.to_string(),
+            },
+        },
+        EbpfError::MapError(error) => Error::Load { what: "a map".into(), cause: chain(error) },
+        error => Error::Object(chain(error)),
+    }
+}
+
+impl Kernel {
+    /// The XDP program, verified.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program: &mut Xdp = self.program(names::XDP)?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| program_error(names::XDP, &error))?;
+            report_verified(names::XDP, program.info());
+        }
+        Ok(program)
+    }
+
+    /// A classifier, verified.
+    pub(super) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier> {
+        let program: &mut SchedClassifier = self.program(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| program_error(name, &error))?;
+            report_verified(name, program.info());
+        }
+        Ok(program)
+    }
+
+    /// A classifier that was verified before.
+    pub(super) fn loaded_classifier(&self, name: &'static str) -> Result<&SchedClassifier> {
+        let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
+        program.try_into().map_err(|error| program_error(name, &error))
+    }
+
+    fn program<'a, T>(&'a mut self, name: &'static str) -> Result<&'a mut T>
+    where
+        &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+    {
+        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        program.try_into().map_err(|error| program_error(name, &error))
+    }
+
+    /// Takes a map out of the object.
+    pub(super) fn take_map<T>(&mut self, name: &'static str) -> Result<T>
+    where
+        T: TryFrom<aya::maps::Map, Error = MapError>,
+    {
+        let map = self.ebpf.take_map(name).ok_or_else(|| missing(name))?;
+        T::try_from(map).map_err(|error| Error::Object(format!("map {name}: {}", chain(&error))))
+    }
+
+    /// Takes the four flow maps out of the object.
+    pub(super) fn take_flow_map(&mut self, name: &'static str) -> Result<MapData> {
+        match self.ebpf.take_map(name) {
+            Some(aya::maps::Map::LruHashMap(data)) => Ok(data),
+            Some(_) => Err(Error::Object(format!("map {name} is no LRU hash map"))),
+            None => Err(missing(name)),
+        }
+    }
+
+    /// The reader of what the kernel programs log, where they were compiled to log.
+    pub fn take_logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).ok()
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Object(format!("{name} is missing"))
+}
+
+fn program_error(name: &str, error: &ProgramError) -> Error {
+    let cause = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            // The verifier's words are long; people need the last ones, where it gave up.
+            let log = verifier_log.to_string();
+            debug!("verifier on {name}:\n{log}");
+            let last = log.lines().rev().find(|line| is_complaint(line)).unwrap_or_default().trim();
+            if last.is_empty() { io_error.to_string() } else { format!("{io_error}: {last}") }
+        }
+        error => chain(error),
+    };
+    Error::Load { what: format!("program {name}"), cause }
+}
+
+/// Whether a line of the verifier's log can be the complaint: not the statistics that end it.
+fn is_complaint(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty()
+        && !["processed ", "verification time", "stack depth", "peak_states"]
+            .iter()
+            .any(|s| line.starts_with(s))
+}
+
+fn report_verified(name: &str, info: Result<aya::programs::ProgramInfo, ProgramError>) {
+    if let Ok(info) = info {
+        let instructions = info.verified_instruction_count().unwrap_or(0);
+        debug!(
+            "{name}: {instructions} instructions verified ({:.1} % of the limit), {} bytes translated",
+            f64::from(instructions) / 10_000.0,
+            info.size_translated().unwrap_or(0)
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_object_is_named_before_anything_else() {
+        assert!(matches!(load(&[], &Config::default()), Err(Error::NoObject)));
+    }
+
+    #[test]
+    fn the_complaint_is_not_the_statistics() {
+        let log = "12: (71) r1 = *(u8 *)(r2 +0)\nR2 invalid mem access 'scalar'\nprocessed 13 insns\n\n";
+        assert_eq!(log.lines().rev().find(|line| is_complaint(line)), Some("R2 invalid mem access 'scalar'"));
+    }
+}

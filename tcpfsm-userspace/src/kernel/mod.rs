@@ -1,0 +1,73 @@
+//! Everything that knows aya or the bpf system call.
+//!
+//! ```text
+//!   probe ─► loader ─► attach ─► events    the ring buffer
+//!   may we?  maps,     XDP/TCX/  records   the flows themselves, in batches
+//!            programs  clsact    counters  per-CPU sums
+//!                                sweep     the walk inside the kernel
+//!   detach   takes away what a killed daemon left
+//! ```
+//!
+//! `unsafe` stays in `pod.rs` (one trait implementation) and `sys.rs` (system calls that no crate wraps).
+//! Links are held by file descriptors of this process: when it dies, however, the kernel detaches them. Only
+//! clsact filters, on kernels without TCX, outlive it.
+
+pub mod attach;
+pub mod counters;
+pub mod detach;
+pub mod events;
+pub mod interfaces;
+pub mod loader;
+mod plan;
+mod pod;
+pub mod probe;
+pub mod records;
+pub mod sweep;
+mod sys;
+
+/// Names of programs and maps in the object.
+pub mod names {
+    /// XDP on ingress.
+    pub const XDP: &str = "tcpfsm_xdp";
+    /// TCX or clsact on ingress.
+    pub const INGRESS: &str = "tcpfsm_ingress";
+    /// TCX or clsact on egress.
+    pub const EGRESS: &str = "tcpfsm_egress";
+    /// The walk over all flows.
+    pub const SWEEP: &str = "tcpfsm_sweep";
+    /// Every program.
+    pub const PROGRAMS: [&str; 4] = [XDP, INGRESS, EGRESS, SWEEP];
+    /// The flow maps, in the order of the sweep's reports.
+    pub const FLOW_MAPS: [&str; 4] = ["FLOWS4", "FLOWS6", "EMBRYOS4", "EMBRYOS6"];
+    /// The event ring.
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU counters.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// What the sweep is to do.
+    pub const SWEEP_REQUEST: &str = "SWEEP_REQUEST";
+    /// What it found.
+    pub const SWEEP_REPORT: &str = "SWEEP_REPORT";
+    /// Read-only configuration.
+    pub const CONFIG: &str = "CONFIG";
+}
+
+/// An error and its causes in one line: aya keeps the system's answer in the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A failure of something that was loaded.
+fn bpf_error(what: impl Into<String>) -> impl FnOnce(&dyn std::error::Error) -> crate::error::Error {
+    let what = what.into();
+    move |error| crate::error::Error::Bpf { what, cause: chain(error) }
+}

@@ -1,0 +1,141 @@
+//! The flows themselves, read in batches: what `tcpfsm list` shows.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::maps::{HashMap, Map, MapData};
+use tcpfsm_common::{
+    abi::{FlowRecord, Verdict},
+    flow::{FlowKey, FlowKey4, FlowKey6},
+};
+use tracing::debug;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{bpf_error, chain, loader::Kernel, names, pod::Raw, sys};
+use crate::error::{Error, Result};
+
+/// Elements per system call to begin with.
+const BATCH: usize = 2_048;
+
+/// The four flow maps.
+#[derive(Debug)]
+pub struct FlowMaps {
+    flows4: FlowMap<FlowKey4>,
+    flows6: FlowMap<FlowKey6>,
+    embryos4: FlowMap<FlowKey4>,
+    embryos6: FlowMap<FlowKey6>,
+}
+
+impl FlowMaps {
+    /// Takes the maps out of the loaded object.
+    ///
+    /// # Errors
+    /// The object lacks one, or it is of another type or size.
+    pub fn take(kernel: &mut Kernel) -> Result<Self> {
+        let [flows4, flows6, embryos4, embryos6] = names::FLOW_MAPS;
+        Ok(Self {
+            flows4: FlowMap::take(kernel, flows4)?,
+            flows6: FlowMap::take(kernel, flows6)?,
+            embryos4: FlowMap::take(kernel, embryos4)?,
+            embryos6: FlowMap::take(kernel, embryos6)?,
+        })
+    }
+
+    /// Name and capacity of each map.
+    #[must_use]
+    pub fn capacities(&self) -> [(&'static str, u32); 4] {
+        let Self { flows4, flows6, embryos4, embryos6 } = self;
+        [flows4.capacity(), flows6.capacity(), embryos4.capacity(), embryos6.capacity()]
+    }
+
+    /// Hands out every flow, in no order. Flows that come, go or move meanwhile may be missed or be there twice.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn for_each(&self, mut take: impl FnMut(FlowKey, &FlowRecord)) -> Result<()> {
+        let Self { flows4, flows6, embryos4, embryos6 } = self;
+        flows4.for_each(|key, record| take(FlowKey::V4(key), record))?;
+        flows6.for_each(|key, record| take(FlowKey::V6(key), record))?;
+        embryos4.for_each(|key, record| take(FlowKey::V4(key), record))?;
+        embryos6.for_each(|key, record| take(FlowKey::V6(key), record))
+    }
+}
+
+/// One flow map.
+#[derive(Debug)]
+struct FlowMap<K> {
+    name: &'static str,
+    map: HashMap<MapData, Raw<K>, Raw<FlowRecord>>,
+    fd: OwnedFd,
+    capacity: u32,
+}
+
+impl<K: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> FlowMap<K> {
+    fn take(kernel: &mut Kernel, name: &'static str) -> Result<Self> {
+        let data = kernel.take_flow_map(name)?;
+        let misfit = |error: &dyn std::error::Error| Error::Object(format!("map {name}: {}", chain(error)));
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(|error| misfit(&error))?;
+        let capacity = data.info().map_err(|error| misfit(&error))?.max_entries();
+        let map = HashMap::try_from(Map::LruHashMap(data)).map_err(|error| misfit(&error))?;
+        Ok(Self { name, map, fd, capacity })
+    }
+
+    const fn capacity(&self) -> (&'static str, u32) {
+        (self.name, self.capacity)
+    }
+
+    fn for_each(&self, mut take: impl FnMut(K, &FlowRecord)) -> Result<()> {
+        let mut take = |key, record: &FlowRecord| {
+            if is_flow(record) {
+                take(key, record);
+            }
+        };
+        let error = match self.for_each_batch(&mut take) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        // Batch lookup of LRU maps came with Linux 5.6, later than some vendors' 5.x; one by one works anywhere.
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(bpf_error(format!("read map {}", self.name))(&error));
+        }
+        debug!("no batch lookup: {error}");
+        for element in self.map.iter() {
+            let (Raw(key), Raw(record)) =
+                element.map_err(|error| bpf_error(format!("read map {}", self.name))(&error))?;
+            take(key, &record);
+        }
+        Ok(())
+    }
+
+    fn for_each_batch(&self, take: &mut impl FnMut(K, &FlowRecord)) -> io::Result<()> {
+        let mut keys = vec![K::default(); BATCH];
+        let mut records = vec![FlowRecord::default(); BATCH];
+        let mut position = None;
+        loop {
+            match sys::lookup_batch(self.fd.as_fd(), position, &mut keys, &mut records) {
+                Ok(batch) => {
+                    for (key, record) in keys.iter().zip(&records).take(batch.count) {
+                        take(*key, record);
+                    }
+                    match batch.next {
+                        Some(next) => position = Some(next),
+                        None => return Ok(()),
+                    }
+                }
+                // One bucket holds more than fits: the next attempt has room for it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && keys.len() < 1 << 20 => {
+                    keys.resize(keys.len() * 2, K::default());
+                    records.resize(keys.len(), FlowRecord::default());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether a record stands for a flow: not one that moved to another map, nor a stray segment.
+fn is_flow(record: &FlowRecord) -> bool {
+    !Verdict(record.shared.verdict).has(Verdict::GONE | Verdict::CANDIDATE)
+}

@@ -1,0 +1,386 @@
+//! The loop: nap, drain, detect; sweep now and then. It never waits for a reader or for the host.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use tcpfsm_common::{
+    abi::{EventKind, SweepRequest, Verdict},
+    flow::End,
+};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{debug, warn};
+
+use super::{
+    gauges::{Attached, Losses, SharedGauges},
+    publish::Publisher,
+    translate::{addresses, side_of, steps},
+};
+use crate::{
+    clock::monotonic_ns,
+    config::Config,
+    detect::{self, Detector, Dwelling},
+    error::Result,
+    kernel::{
+        attach::Attachment,
+        events::EventRing,
+        sweep::{SweepReports, Sweeper},
+    },
+    report::Phase,
+    source::live::{self, Observation},
+};
+
+/// Between two drains: short enough for a person, long enough to cost nothing. 16 MiB of ring hold 7 M events/s
+/// for this long.
+const NAP: Duration = Duration::from_millis(20);
+
+/// Records per drain step.
+const BATCH: usize = 4_096;
+
+/// Drain steps before anything else gets a turn.
+const MAX_STEPS: usize = 64;
+
+/// The sweep repeats itself about a stuck flow after this long.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// Between two looks whether the interfaces are still there.
+const INTERFACE_CHECK: Duration = Duration::from_secs(1);
+
+/// Why the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Somebody asked for it.
+    Requested,
+    /// Every interface went away.
+    InterfacesGone(Vec<String>),
+}
+
+/// The loop and what it owns.
+pub struct Engine {
+    ring: EventRing,
+    attachments: Vec<Attachment>,
+    gone: Vec<String>,
+    detectors: Vec<Box<dyn Detector>>,
+    publisher: Publisher,
+    shared: SharedGauges,
+    request: SweepRequest,
+    sweep_interval: Duration,
+    interfaces_checked: Instant,
+    sweep_failed: bool,
+}
+
+/// A sweep that came back, with the sweeper.
+struct Swept {
+    sweeper: Sweeper,
+    found: Result<SweepReports>,
+    took: Duration,
+}
+
+impl Engine {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        ring: EventRing,
+        attachments: Vec<Attachment>,
+        publisher: Publisher,
+        shared: SharedGauges,
+    ) -> Self {
+        let report_every = report_every(config.sweep_interval);
+        let engine = Self {
+            ring,
+            attachments,
+            gone: Vec::new(),
+            detectors: detect::all(report_every),
+            publisher,
+            shared,
+            request: SweepRequest {
+                now: 0,
+                timeout: config.timeouts.nanoseconds(),
+                stuck: config.stuck.nanoseconds(),
+                number: 0,
+                report_every,
+            },
+            sweep_interval: config.sweep_interval,
+            interfaces_checked: Instant::now(),
+            sweep_failed: false,
+        };
+        engine.show_attachments();
+        engine
+    }
+
+    /// Runs until `stop` is ready or nothing is left to watch. On return everything is detached.
+    pub async fn run(mut self, sweeper: Sweeper, stop: impl Future<Output = ()>) -> Ending {
+        let mut nap = interval(NAP);
+        nap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep_timer = interval(self.sweep_interval);
+        sweep_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resting = Some(sweeper);
+        let mut sweeping: Option<JoinHandle<Swept>> = None;
+        tokio::pin!(stop);
+        let ending = loop {
+            tokio::select! {
+                () = &mut stop => break Ending::Requested,
+                _ = nap.tick() => self.drain().await,
+                _ = sweep_timer.tick(), if resting.is_some() => {
+                    if let Some(sweeper) = resting.take() {
+                        sweeping = Some(self.start_sweep(sweeper));
+                    }
+                }
+                swept = finished(&mut sweeping), if sweeping.is_some() => {
+                    sweeping = None;
+                    if let Some(Swept { sweeper, found, took }) = swept {
+                        resting = Some(sweeper);
+                        // What the sweep found is in the ring; the detectors want it before they count.
+                        self.drain().await;
+                        self.swept(found, took);
+                    }
+                    if let Some(names) = self.check_interfaces() {
+                        break Ending::InterfacesGone(names);
+                    }
+                }
+            }
+        };
+        self.attachments.clear();
+        self.drain().await;
+        ending
+    }
+
+    async fn drain(&mut self) {
+        for _ in 0..MAX_STEPS {
+            let wanted = self.publisher.is_wanted();
+            let mut batch = Vec::new();
+            let Self { ring, detectors, request, shared, .. } = self;
+            let count = ring.drain(BATCH, |record| match live::parse(record) {
+                Ok(observation) => {
+                    feed(detectors, &observation, request);
+                    if wanted {
+                        batch.push(observation);
+                    }
+                }
+                Err(live::Malformed) => Losses::add(&shared.losses.malformed, 1),
+            });
+            self.publisher.events(batch);
+            if count < BATCH {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn start_sweep(&mut self, mut sweeper: Sweeper) -> JoinHandle<Swept> {
+        self.request.now = monotonic_ns();
+        // 0 would say "never reported".
+        self.request.number = self.request.number.wrapping_add(1).max(1);
+        let request = self.request;
+        tokio::task::spawn_blocking(move || {
+            let start = Instant::now();
+            let found = sweeper.sweep(&request);
+            Swept { sweeper, found, took: start.elapsed() }
+        })
+    }
+
+    fn swept(&mut self, found: Result<SweepReports>, took: Duration) {
+        let maps = match found {
+            Ok(maps) => maps,
+            Err(error) => {
+                if !std::mem::replace(&mut self.sweep_failed, true) {
+                    warn!("{error}: flows do not expire until it works again");
+                }
+                return;
+            }
+        };
+        self.sweep_failed = false;
+        let SweepRequest { now, number, .. } = self.request;
+        let mut findings = Vec::new();
+        for detector in &mut self.detectors {
+            findings.extend(detector.swept(now, number));
+        }
+        let Self { detectors, shared, .. } = self;
+        shared.update(|gauges| {
+            gauges.maps = maps;
+            gauges.sweeps += 1;
+            gauges.sweep_duration = took;
+            for (index, detector) in detectors.iter().enumerate() {
+                if let Some(active) = gauges.anomalies_active.get_mut(index) {
+                    *active = detector.active() as u64;
+                }
+            }
+            for finding in findings.iter().filter(|finding| finding.phase == Phase::Start) {
+                let at = detect::AnomalyKind::ALL.iter().position(|&kind| kind == finding.kind);
+                if let Some(total) = at.and_then(|at| gauges.anomalies_total.get_mut(at)) {
+                    *total += 1;
+                }
+            }
+        });
+        debug!(
+            "sweep {number}: {} flows, {} removed, {took:?}",
+            maps.iter().map(|map| map.flows).sum::<u64>(),
+            maps.iter().map(|map| map.removed).sum::<u64>(),
+        );
+        self.publisher.anomalies(findings);
+    }
+
+    /// Forgets interfaces that went away; names them all once none is left.
+    fn check_interfaces(&mut self) -> Option<Vec<String>> {
+        if self.interfaces_checked.elapsed() < INTERFACE_CHECK {
+            return None;
+        }
+        self.interfaces_checked = Instant::now();
+        let before = self.attachments.len();
+        let gone = &mut self.gone;
+        self.attachments.retain(|attachment| {
+            let name = &attachment.interface.name;
+            let exists = attachment.interface.exists();
+            if !exists && !gone.contains(name) {
+                warn!("{name} is gone: it is watched no more");
+                gone.push(name.clone());
+            }
+            exists
+        });
+        if self.attachments.len() != before {
+            self.show_attachments();
+        }
+        self.attachments.is_empty().then(|| std::mem::take(&mut self.gone))
+    }
+
+    fn show_attachments(&self) {
+        let attached = self
+            .attachments
+            .iter()
+            .map(|Attachment { interface, hook, way, .. }| Attached {
+                interface: interface.name.clone(),
+                hook: *hook,
+                mode: way.mode(),
+            })
+            .collect();
+        self.shared.update(|gauges| gauges.attached = attached);
+    }
+}
+
+/// The sweep's result; `None` if it panicked, which nothing here does.
+async fn finished(sweeping: &mut Option<JoinHandle<Swept>>) -> Option<Swept> {
+    match sweeping {
+        Some(task) => task.await.ok(),
+        None => None,
+    }
+}
+
+fn report_every(sweep_interval: Duration) -> u32 {
+    let sweeps = REPEAT.as_millis() / sweep_interval.as_millis().max(1);
+    u32::try_from(sweeps).unwrap_or(u32::MAX).max(1)
+}
+
+/// Tells the detectors.
+fn feed(detectors: &mut [Box<dyn Detector>], observation: &Observation, request: &SweepRequest) {
+    let event = &observation.event;
+    match observation.kind {
+        EventKind::Stuck => {
+            for dwelling in dwellings(observation, request) {
+                for detector in detectors.iter_mut() {
+                    detector.dwelling(&dwelling, request.number);
+                }
+            }
+        }
+        EventKind::Verdict | EventKind::Expired | EventKind::Closed => {
+            for step in steps(event) {
+                for detector in detectors.iter_mut() {
+                    detector.left(&event.key(), step.end);
+                }
+            }
+        }
+        EventKind::Fact => {}
+    }
+}
+
+/// The ends beyond their threshold: the sweep names one, both may be.
+fn dwellings(observation: &Observation, request: &SweepRequest) -> impl Iterator<Item = Dwelling> + use<> {
+    let event = observation.event;
+    let stuck = request.stuck;
+    let now = event.time.max(request.now);
+    let verdict: Verdict = event.verdict_after();
+    [End::Low, End::High].into_iter().filter_map(move |end| {
+        let state = verdict.state(end);
+        let since = event.since[end as usize & 1];
+        let threshold = stuck[state as usize];
+        let key = event.key();
+        let [_, service] = addresses(&key, verdict);
+        (threshold != 0 && now.saturating_sub(since) >= threshold).then(|| Dwelling {
+            key,
+            end,
+            side: side_of(verdict, end),
+            state,
+            confirmed: verdict.is_confirmed(end),
+            since,
+            service,
+            ifindex: event.ifindex,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpfsm_common::{fsm::State, segment::TcpFlags};
+
+    use super::*;
+    use crate::{
+        config::PerState,
+        pipeline::synthetic::{Conversation, RESP},
+        report::Side,
+    };
+
+    fn request() -> SweepRequest {
+        SweepRequest {
+            stuck: PerState::default_stuck().nanoseconds(),
+            number: 1,
+            report_every: 12,
+            ..SweepRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_half_open_handshake_is_found_and_forgotten() {
+        let mut detectors = detect::all(12);
+        let mut talk = Conversation::new();
+        talk.segment(End::Low, TcpFlags::SYN, 0);
+        talk.segment(End::High, TcpFlags::SYN | TcpFlags::ACK, 0);
+        assert_eq!(talk.verdict().state(End::High), State::SynRecv);
+        talk.now += 11_000_000_000;
+        let stuck = talk.stuck(End::High);
+        feed(&mut detectors, &stuck, &request());
+        let findings = detectors[0].swept(talk.now, 1);
+        assert_eq!(findings.len(), 1);
+        let oldest = findings[0].oldest;
+        assert_eq!((oldest.side, oldest.state, oldest.service), (Side::Resp, State::SynRecv, RESP));
+
+        let last = talk.segment(End::Low, TcpFlags::ACK, 0);
+        feed(&mut detectors, &last, &request());
+        assert_eq!(detectors[0].swept(talk.now, 2)[0].phase, Phase::End);
+    }
+
+    #[test]
+    fn a_close_wait_is_found_at_its_end_only() {
+        let mut detectors = detect::all(12);
+        let mut talk = Conversation::new();
+        talk.handshake();
+        talk.segment(End::Low, TcpFlags::FIN | TcpFlags::ACK, 0);
+        talk.segment(End::High, TcpFlags::ACK, 0);
+        talk.now += 61_000_000_000;
+        feed(&mut detectors, &talk.stuck(End::High), &request());
+        assert_eq!(detectors[0].swept(talk.now, 1), []);
+        let findings = detectors[1].swept(talk.now, 1);
+        assert_eq!(findings.len(), 1);
+        assert_eq!((findings[0].oldest.side, findings[0].count), (Side::Resp, 1));
+    }
+
+    #[test]
+    fn stuck_flows_are_repeated_once_a_minute() {
+        assert_eq!(report_every(Duration::from_secs(5)), 12);
+        assert_eq!(report_every(Duration::from_millis(100)), 600);
+        assert_eq!(report_every(Duration::from_secs(600)), 1);
+    }
+}

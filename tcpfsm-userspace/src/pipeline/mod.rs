@@ -1,0 +1,23 @@
+//! From the ring to the outputs.
+//!
+//! ```text
+//!   engine.rs   drains the ring, runs the sweeps, feeds the detectors     never waits for anybody
+//!      │ bounded queue; what does not fit is counted
+//!   publish.rs  events to reports, with the owner; to stdout and watchers
+//!               translate.rs, cause.rs: the pure part; owners.rs: the asking part
+//! ```
+
+mod cause;
+mod engine;
+mod gauges;
+mod owners;
+mod publish;
+#[cfg(test)]
+pub(crate) mod synthetic;
+mod translate;
+
+pub use engine::{Ending, Engine};
+pub use gauges::{Attached, Gauges, Losses, Shared, SharedGauges};
+pub use owners::Owners;
+pub use publish::{Publisher, Sink, start as start_publisher};
+pub use translate::{Step, orientation, steps};

@@ -1,0 +1,320 @@
+//! Events to reports, and reports to whoever listens: a thread of its own, because finding an owner takes time.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tcpfsm_common::fsm::State;
+use tokio::sync::broadcast;
+
+use super::{
+    gauges::{Losses, SharedGauges},
+    owners::Owners,
+    translate::{addresses, conn_closed, steps, transition},
+};
+use crate::{
+    clock::{Wall, WallClock},
+    detect::Finding,
+    error::{Error, Result},
+    kernel::interfaces::InterfaceNames,
+    owner::OwnerLookup,
+    report::{Anomaly, Body, Flow, Report, SCHEMA_VERSION, Side},
+    source::live::Observation,
+};
+
+/// How much of each second may be spent on finding owners.
+const OWNER_BUDGET: Duration = Duration::from_millis(200);
+
+/// Batches that wait; one holds what a nap let gather.
+const QUEUE: usize = 64;
+
+/// Where rendered reports go beside the watchers.
+pub trait Sink: Send {
+    /// Takes one report.
+    fn take(&mut self, report: &Report);
+
+    /// A batch is complete: write it out.
+    fn flush(&mut self);
+}
+
+/// What the engine hands over.
+#[derive(Debug)]
+enum Notice {
+    Events(Vec<Observation>),
+    Anomalies(Vec<Finding>),
+}
+
+/// The engine's end of the queue.
+#[derive(Debug)]
+pub struct Publisher {
+    queue: SyncSender<Notice>,
+    shared: SharedGauges,
+    watchers: broadcast::Sender<Arc<Report>>,
+    has_sink: bool,
+}
+
+impl Publisher {
+    /// Whether anybody listens at all: if not, events need not become reports.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.has_sink || self.watchers.receiver_count() > 0
+    }
+
+    /// Hands over events; never waits.
+    pub fn events(&self, events: Vec<Observation>) {
+        if events.is_empty() {
+            return;
+        }
+        if let Err(TrySendError::Full(Notice::Events(events))) = self.queue.try_send(Notice::Events(events)) {
+            Losses::add(&self.shared.losses.queue, events.len() as u64);
+        }
+    }
+
+    /// Hands over findings; never waits.
+    pub fn anomalies(&self, findings: Vec<Finding>) {
+        if findings.is_empty() {
+            return;
+        }
+        let count = findings.len() as u64;
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Notice::Anomalies(findings)) {
+            Losses::add(&self.shared.losses.queue, count);
+        }
+    }
+}
+
+/// Starts the thread; it ends when the [`Publisher`] is dropped.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(
+    host: Box<dyn OwnerLookup>,
+    sink: Option<Box<dyn Sink>>,
+    watchers: broadcast::Sender<Arc<Report>>,
+    shared: SharedGauges,
+) -> Result<(Publisher, JoinHandle<()>)> {
+    let (queue, notices) = sync_channel(QUEUE);
+    let has_sink = sink.is_some();
+    let mut press = Press {
+        owners: Owners::new(host, OWNER_BUDGET),
+        names: InterfaceNames::default(),
+        host: hostname(),
+        clock: WallClock::now(),
+        seq: 0,
+        sink,
+        watchers: watchers.clone(),
+        shared: Arc::clone(&shared),
+    };
+    let thread = std::thread::Builder::new()
+        .name("publish".into())
+        .spawn(move || press.run(&notices))
+        .map_err(Error::io("start the publishing thread"))?;
+    Ok((Publisher { queue, shared, watchers, has_sink }, thread))
+}
+
+fn hostname() -> Cow<'static, str> {
+    rustix::system::uname().nodename().to_string_lossy().into_owned().into()
+}
+
+struct Press {
+    owners: Owners,
+    names: InterfaceNames,
+    host: Cow<'static, str>,
+    clock: WallClock,
+    seq: u64,
+    sink: Option<Box<dyn Sink>>,
+    watchers: broadcast::Sender<Arc<Report>>,
+    shared: SharedGauges,
+}
+
+impl Press {
+    fn run(&mut self, notices: &Receiver<Notice>) {
+        while let Ok(notice) = notices.recv() {
+            self.clock = WallClock::now();
+            match notice {
+                Notice::Events(events) => events.iter().for_each(|event| self.event(event)),
+                Notice::Anomalies(findings) => {
+                    // Between sweeps interfaces may have been renamed.
+                    self.names.forget();
+                    findings.iter().for_each(|finding| self.anomaly(finding));
+                }
+            }
+            if let Some(sink) = &mut self.sink {
+                sink.flush();
+            }
+        }
+    }
+
+    fn event(&mut self, observation: &Observation) {
+        let event = &observation.event;
+        let after = event.verdict_after();
+        let [orig, resp] = addresses(&event.key(), after);
+        let mut steps = steps(event).peekable();
+        if steps.peek().is_none() && observation.totals.is_none() {
+            return;
+        }
+        let flow =
+            Flow { orig, resp, iface: self.iface(event.ifindex), local: self.owners.local(orig, resp) };
+        let ts = self.clock.at(event.time);
+        for step in steps {
+            let mut transition = transition(observation, &step, flow.clone());
+            transition.proc = self.owners.owner(&flow, transition.side);
+            self.publish(ts, Body::Transition(transition));
+        }
+        if let Some(totals) = &observation.totals {
+            let mut closed = conn_closed(event, totals, flow.clone());
+            closed.proc = self.owners.owner(&flow, Side::Resp);
+            self.publish(ts, Body::ConnClosed(closed));
+        }
+        if after.is_closed() {
+            self.owners.forget(&flow);
+        }
+    }
+
+    fn anomaly(&mut self, finding: &Finding) {
+        let &Finding { kind, phase, severity, count, peak, first_seen, time, oldest } = finding;
+        let ends = [oldest.end, oldest.end.other()].map(|end| oldest.key.socket_addr(end));
+        let [orig, resp] = match oldest.side {
+            Side::Orig => ends,
+            Side::Resp => [ends[1], ends[0]],
+        };
+        let flow =
+            Flow { orig, resp, iface: self.iface(oldest.ifindex), local: self.owners.local(orig, resp) };
+        // Only this host's own stuck end has an owner here; the other end's program is elsewhere.
+        let own = flow.local.is_some_and(|local| local.includes(oldest.side));
+        let proc = if own { self.owners.owner(&flow, oldest.side) } else { None };
+        let kernel_state = self.owners.kernel_state(&flow, oldest.side);
+        let body = Body::Anomaly(Anomaly {
+            flow,
+            side: oldest.side,
+            anomaly: kind,
+            phase,
+            severity,
+            service: oldest.service,
+            count,
+            peak,
+            first_seen: self.clock.at(first_seen),
+            oldest_ns: time.saturating_sub(oldest.since),
+            state: oldest.state,
+            kernel_state: kernel_state.map(State::name).map(Cow::Borrowed),
+            proc,
+        });
+        self.publish(self.clock.at(time), body);
+    }
+
+    fn iface(&mut self, index: u32) -> Cow<'static, str> {
+        if index == 0 { Cow::Borrowed("") } else { self.names.name(index).to_string().into() }
+    }
+
+    fn publish(&mut self, ts: Wall, body: Body) {
+        self.seq += 1;
+        self.shared.reports.store(self.seq, Ordering::Relaxed);
+        let report = Report { v: SCHEMA_VERSION, seq: self.seq, ts, host: self.host.clone(), body };
+        if let Some(sink) = &mut self.sink {
+            sink.take(&report);
+        }
+        if self.watchers.receiver_count() > 0 {
+            // An error means that the last watcher left just now.
+            let _ = self.watchers.send(Arc::new(report));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, net::SocketAddr, sync::Mutex};
+
+    use super::*;
+    use crate::{
+        owner::Proc,
+        pipeline::synthetic::{Conversation, ORIG},
+    };
+
+    #[derive(Clone, Default)]
+    struct Collected(Arc<Mutex<Vec<Report>>>);
+
+    impl Sink for Collected {
+        fn take(&mut self, report: &Report) {
+            self.0.lock().unwrap().push(report.clone());
+        }
+
+        fn flush(&mut self) {}
+    }
+
+    struct ThisHostIsOrig;
+
+    impl OwnerLookup for ThisHostIsOrig {
+        fn is_local(&self, address: IpAddr) -> bool {
+            address == ORIG.ip()
+        }
+
+        fn owner_of(&mut self, _: SocketAddr, _: SocketAddr) -> Option<Proc> {
+            Some(Proc { pid: 4_711, comm: "java".into(), unit: None, container: None })
+        }
+
+        fn listener_owner(&mut self, _: SocketAddr) -> Option<Proc> {
+            None
+        }
+
+        fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<tcpfsm_common::fsm::State> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_life_becomes_reports_in_order() {
+        let collected = Collected::default();
+        let (watchers, mut watcher) = broadcast::channel(64);
+        let shared = SharedGauges::default();
+        let (publisher, thread) =
+            start(Box::new(ThisHostIsOrig), Some(Box::new(collected.clone())), watchers, Arc::clone(&shared))
+                .unwrap();
+        assert!(publisher.is_wanted());
+        publisher.events(Conversation::new().ordinary_life());
+        drop(publisher);
+        thread.join().unwrap();
+        let reports = collected.0.lock().unwrap().clone();
+        let kinds: Vec<_> = reports.iter().map(|report| report.body.kind()).collect();
+        assert_eq!(kinds, [["transition"; 10].as_slice(), &["conn_closed"]].concat());
+        assert_eq!(reports.iter().map(|report| report.seq).collect::<Vec<_>>(), (1..=11).collect::<Vec<_>>());
+        for report in &reports {
+            assert_eq!(report.body.proc().map(|owner| owner.pid), Some(4_711));
+            assert_eq!(*watcher.try_recv().unwrap(), *report);
+        }
+        assert_eq!(Losses::get(&shared.reports), 11);
+    }
+
+    #[test]
+    fn a_full_queue_is_counted() {
+        struct Stuck(Arc<Mutex<()>>);
+        impl Sink for Stuck {
+            fn take(&mut self, _: &Report) {
+                drop(self.0.lock());
+            }
+            fn flush(&mut self) {}
+        }
+        let gate = Arc::new(Mutex::new(()));
+        let shared = SharedGauges::default();
+        let (publisher, thread) = start(
+            Box::new(crate::owner::NoHost),
+            Some(Box::new(Stuck(Arc::clone(&gate)))),
+            broadcast::channel(1).0,
+            Arc::clone(&shared),
+        )
+        .unwrap();
+        let held = gate.lock().unwrap();
+        for _ in 0..QUEUE + 10 {
+            publisher.events(Conversation::new().handshake());
+        }
+        assert!(Losses::get(&shared.losses.queue) >= 9 * 3);
+        drop(held);
+        drop(publisher);
+        thread.join().unwrap();
+    }
+}

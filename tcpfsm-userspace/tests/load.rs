@@ -1,0 +1,18 @@
+//! The programs load, with headroom.
+
+mod support;
+
+use support::Kernel;
+
+/// What older kernels and room for growth call for (the limit of this kernel is a million).
+const VERIFIER_BUDGET: u32 = 100_000;
+
+#[test]
+fn programs_load_within_the_verifier_budget() {
+    needs_kernel!();
+    let kernel = Kernel::load();
+    for (name, instructions) in kernel.verified() {
+        println!("{name}: {instructions} instructions verified");
+        assert!(instructions <= VERIFIER_BUDGET, "{name} takes {instructions}");
+    }
+}

@@ -1,0 +1,225 @@
+//! The kernel programs under BPF_PROG_TEST_RUN: no interface, no socket, one packet at a time.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+pub mod segments;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+};
+use tcpfsm_common::{
+    abi::{ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, SweepReport, SweepRequest},
+    flow::{FlowKey, FlowKey4, FlowKey6},
+};
+use tcpfsm_userspace::BPF_OBJECT;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// The ABI's types as aya wants them.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw<T>(T);
+
+// SAFETY: zerocopy has checked that any bytes make a `T` and that it has no padding.
+unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> Pod for Raw<T> {}
+
+/// Why the kernel cannot be used here, if so: tests print it and count as skipped.
+pub fn unavailable() -> Option<&'static str> {
+    if BPF_OBJECT.is_empty() {
+        Some("built without kernel programs: cargo xtask build")
+    } else if !rustix::process::geteuid().is_root() {
+        Some("needs root")
+    } else {
+        None
+    }
+}
+
+/// Returns from a test that cannot run here, saying why.
+#[macro_export]
+macro_rules! needs_kernel {
+    () => {
+        if let Some(reason) = support::unavailable() {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+}
+
+/// Through which program a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    Xdp,
+    TcIngress,
+    TcEgress,
+}
+
+/// The programs, loaded.
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+impl Kernel {
+    pub fn load() -> Self {
+        Self::load_with(|loader| loader)
+    }
+
+    pub fn load_with(configure: impl for<'a> FnOnce(EbpfLoader<'a>) -> EbpfLoader<'a>) -> Self {
+        let mut ebpf = configure(EbpfLoader::new()).load(BPF_OBJECT).expect("the object loads");
+        for name in ["tcpfsm_ingress", "tcpfsm_egress", "tcpfsm_sweep"] {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap_or_else(|error| panic!("{name}: {error:#?}"));
+        }
+        let program: &mut Xdp = ebpf.program_mut("tcpfsm_xdp").unwrap().try_into().unwrap();
+        program.load().unwrap_or_else(|error| panic!("tcpfsm_xdp: {error:#?}"));
+        Self { ebpf }
+    }
+
+    /// Runs one Ethernet frame through a program; gives what the program returned.
+    pub fn run(&mut self, through: Through, frame: &[u8]) -> u32 {
+        self.repeat(through, frame, 1)
+    }
+
+    /// The same several times.
+    pub fn repeat(&mut self, through: Through, frame: &[u8], times: u32) -> u32 {
+        let mut options = TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::default() };
+        // XDP counts from 14 bytes on, the skb programs need a whole Ethernet header as well.
+        options.data_out = None;
+        let result = match through {
+            Through::Xdp => {
+                let program: &mut Xdp = self.ebpf.program_mut("tcpfsm_xdp").unwrap().try_into().unwrap();
+                program.test_run(options)
+            }
+            Through::TcIngress | Through::TcEgress => {
+                let name = if through == Through::TcIngress { "tcpfsm_ingress" } else { "tcpfsm_egress" };
+                let program: &mut SchedClassifier = self.ebpf.program_mut(name).unwrap().try_into().unwrap();
+                program.test_run(options)
+            }
+        };
+        result.expect("the program runs").return_value
+    }
+
+    /// A flow's record, and whether it is in the embryonic map.
+    pub fn record(&self, key: &FlowKey) -> Option<(FlowRecord, bool)> {
+        fn look<K: FromBytes + IntoBytes + Copy + 'static>(
+            ebpf: &Ebpf,
+            map: &str,
+            key: K,
+        ) -> Option<FlowRecord> {
+            let map: HashMap<&MapData, Raw<K>, Raw<FlowRecord>> =
+                HashMap::try_from(ebpf.map(map).unwrap()).unwrap();
+            map.get(&Raw(key), 0).ok().map(|raw| raw.0)
+        }
+        match *key {
+            FlowKey::V4(key) => look(&self.ebpf, "FLOWS4", key)
+                .map(|r| (r, false))
+                .or_else(|| look(&self.ebpf, "EMBRYOS4", key).map(|r| (r, true))),
+            FlowKey::V6(key) => look(&self.ebpf, "FLOWS6", key)
+                .map(|r| (r, false))
+                .or_else(|| look(&self.ebpf, "EMBRYOS6", key).map(|r| (r, true))),
+        }
+    }
+
+    /// Every IPv4 flow of a map.
+    pub fn flows4(&self, map: &str) -> Vec<(FlowKey4, FlowRecord)> {
+        let map: HashMap<&MapData, Raw<FlowKey4>, Raw<FlowRecord>> =
+            HashMap::try_from(self.ebpf.map(map).unwrap()).unwrap();
+        map.iter().filter_map(Result::ok).map(|(k, v)| (k.0, v.0)).collect()
+    }
+
+    /// Every IPv6 flow of a map.
+    pub fn flows6(&self, map: &str) -> Vec<(FlowKey6, FlowRecord)> {
+        let map: HashMap<&MapData, Raw<FlowKey6>, Raw<FlowRecord>> =
+            HashMap::try_from(self.ebpf.map(map).unwrap()).unwrap();
+        map.iter().filter_map(Result::ok).map(|(k, v)| (k.0, v.0)).collect()
+    }
+
+    /// All CPUs' counters, added up.
+    pub fn counters(&self) -> Counters {
+        let map: PerCpuArray<&MapData, Raw<Counters>> =
+            PerCpuArray::try_from(self.ebpf.map("COUNTERS").unwrap()).unwrap();
+        let mut sum = Counters::ZERO;
+        for cpu in map.get(&0, 0).unwrap().iter() {
+            sum.add(&cpu.0);
+        }
+        sum
+    }
+
+    /// Takes every event out of the ring.
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut ring = RingBuf::try_from(self.ebpf.map_mut("EVENTS").unwrap()).unwrap();
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            events.push(if item.len() == size_of::<ClosedEvent>() {
+                let closed = ClosedEvent::read_from_bytes(&item).unwrap();
+                assert_eq!(EventKind::try_from(closed.event.kind), Ok(EventKind::Closed));
+                Event { event: closed.event, closed: Some(closed) }
+            } else {
+                Event { event: FlowEvent::read_from_bytes(&item).unwrap(), closed: None }
+            });
+        }
+        events
+    }
+
+    /// Walks all flow maps in the kernel.
+    pub fn sweep(&mut self, request: SweepRequest) -> [SweepReport; 4] {
+        let mut map: Array<&mut MapData, Raw<SweepRequest>> =
+            Array::try_from(self.ebpf.map_mut("SWEEP_REQUEST").unwrap()).unwrap();
+        map.set(0, Raw(request), 0).unwrap();
+        let mut map: Array<&mut MapData, Raw<SweepReport>> =
+            Array::try_from(self.ebpf.map_mut("SWEEP_REPORT").unwrap()).unwrap();
+        for at in 0..4 {
+            map.set(at, Raw(SweepReport::default()), 0).unwrap();
+        }
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut("tcpfsm_sweep").unwrap().try_into().unwrap();
+        let frame = [0; 64];
+        let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..TestRunOptions::default() };
+        program.test_run(options).unwrap();
+        let map: Array<&MapData, Raw<SweepReport>> =
+            Array::try_from(self.ebpf.map("SWEEP_REPORT").unwrap()).unwrap();
+        [0, 1, 2, 3].map(|at| map.get(&at, 0).unwrap().0)
+    }
+
+    /// Instructions that the verifier processed, by program.
+    pub fn verified(&self) -> Vec<(String, u32)> {
+        let mut verified: Vec<_> = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, program)| {
+                Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?))
+            })
+            .collect();
+        verified.sort();
+        verified
+    }
+}
+
+/// An event; with totals if it ended its flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    pub event: FlowEvent,
+    pub closed: Option<ClosedEvent>,
+}
+
+/// Puts an Ethernet header before an IP packet.
+pub fn ethernet(packet: &[u8]) -> Vec<u8> {
+    let ethertype: u16 = if packet.first().is_some_and(|b| b >> 4 == 6) { 0x86dd } else { 0x0800 };
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend(packet);
+    frame
+}
+
+/// What must be equal: all but the times, which the kernel takes from its own clock, and the interface.
+pub fn comparable(record: &FlowRecord) -> FlowRecord {
+    let mut record = *record;
+    record.shared.since = [0; 2];
+    record.shared.opened = 0;
+    record.shared.ifindex = [0; 2];
+    for sent in &mut record.sent {
+        let Evidence { stamp, .. } = sent;
+        *stamp &= 0xffff;
+    }
+    record
+}

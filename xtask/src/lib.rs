@@ -1,0 +1,22 @@
+//! Every repeated command of the project, and the network laboratory that tests share with the demo.
+//!
+//! - [`setup`]: finds or installs what the build needs
+//! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
+//! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
+//! - [`demo`]: real connections through every TCP state, on a [`lab`]
+//! - [`progress`], [`command`], [`workspace`], [`stop`]: what the subcommands share
+//!
+//! xtask talks on stderr only: stdout belongs to the program that it runs.
+
+pub mod build;
+pub mod command;
+pub mod demo;
+pub mod lab;
+pub mod lint;
+pub mod progress;
+pub mod run;
+pub mod setup;
+pub mod stop;
+pub mod test;
+pub mod tidy;
+pub mod workspace;

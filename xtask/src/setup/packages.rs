@@ -1,0 +1,127 @@
+//! Debian packages: which, and how they are installed or asked for.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command::{is_root, which};
+use crate::progress::{note, run_logged};
+use crate::workspace::Workspace;
+
+/// The LLVM that Debian's rustc-web is built with.
+const DEBIAN_LLVM: u32 = 22;
+
+const COMPILER: &str = "rustc-web";
+
+/// Good to have, never a reason to stop: clippy for the kernel programs.
+const OPTIONAL: &str = "rust-web-clippy";
+
+/// The compiler and everything that its linker is built with.
+pub(super) fn compiler() -> Vec<String> {
+    let mut packages: Vec<String> = [COMPILER, "cargo-web", "libstd-rust-web-dev-bpf"].map(Into::into).into();
+    packages.extend(llvm(DEBIAN_LLVM));
+    packages
+}
+
+/// What bpf-linker links with.
+pub(super) fn llvm(major: u32) -> Vec<String> {
+    vec![format!("llvm-{major}-dev"), "zlib1g-dev".to_owned(), "libzstd-dev".to_owned()]
+}
+
+/// Whether packages are a matter of apt here.
+pub(super) fn has_apt() -> bool {
+    which("apt-get").is_some()
+}
+
+/// `ip` and `ss`, for the demo network and for tests that compare with the kernel's own view.
+pub(super) fn ensure_network_tools(workspace: &Workspace) -> Result<()> {
+    if which("ip").is_some() && which("ss").is_some() {
+        return Ok(());
+    }
+    if !has_apt() {
+        bail!(
+            "`ip` and `ss` are missing\n  remedy: install iproute2 with your distribution's package manager"
+        );
+    }
+    install(workspace, "Installing the network tools of the demo and the tests", &["iproute2".to_owned()])
+}
+
+/// Installs packages as root; tells anyone else the command.
+pub(super) fn install(workspace: &Workspace, step: &str, packages: &[String]) -> Result<()> {
+    let list = packages.join(" ");
+    if !has_apt() {
+        bail!("{step}: this is not a Debian system\n  remedy: install the equivalent of: {list}");
+    }
+    if !is_root() {
+        bail!(
+            "{step} needs root; nothing was changed\n  \
+             remedy: sudo apt-get update && sudo apt-get install --no-install-recommends {list}\n  \
+             then run the same `cargo xtask` command again (the build itself needs no root)"
+        );
+    }
+    if !packages.iter().all(|package| has_candidate(package)) {
+        // Third-party lists may fail to update while Debian's are fine: what counts is the installation below.
+        let updated = run_logged(
+            "Updating the package lists",
+            &workspace.logs().join("apt-update.log"),
+            "check the network and /etc/apt/sources.list",
+            apt().arg("update"),
+        );
+        if let Err(error) = updated {
+            note(&format!("going on with the lists there are: {error:#}"));
+        }
+    }
+    let mut packages = packages.to_vec();
+    // Asked only now: without lists nothing has a candidate.
+    if packages.iter().any(|package| package == COMPILER) && has_candidate(OPTIONAL) {
+        packages.push(OPTIONAL.to_owned());
+    }
+    let remedy = format!(
+        "apt-get update && apt-get install --no-install-recommends {list}; if a package is unknown here, use rustup \
+         instead: rustup toolchain install nightly --profile minimal --component rust-src"
+    );
+    let log = workspace.logs().join("apt-install.log");
+    let attempt = |step: &str| run_logged(step, &log, &remedy, &mut install_command(&packages));
+    let first = attempt(step);
+    if first.is_ok() {
+        return Ok(());
+    }
+    // Lists from long ago name versions that the mirror no longer has.
+    note("that failed; package lists may be out of date");
+    let _ = run_logged(
+        "Updating the package lists",
+        &workspace.logs().join("apt-update.log"),
+        &remedy,
+        apt().arg("update"),
+    );
+    attempt(&format!("{step}, second attempt"))
+}
+
+fn install_command(packages: &[String]) -> Command {
+    let mut command = apt();
+    // `--no-remove`: rustc-web conflicts with other compilers' packages, and those are not ours to take away.
+    command.args(["install", "--yes", "--no-remove", "--no-install-recommends"]).args(packages);
+    command
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8").args([
+        "-o",
+        "Dpkg::Use-Pty=0",
+        "-o",
+        "DPkg::Lock::Timeout=120",
+        "-o",
+        "Acquire::Retries=3",
+    ]);
+    command
+}
+
+fn has_candidate(package: &str) -> bool {
+    let Ok(output) = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output() else {
+        return false;
+    };
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .any(|line| line.trim().strip_prefix("Candidate:").is_some_and(|version| version.trim() != "(none)"))
+}

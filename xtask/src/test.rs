@@ -1,0 +1,112 @@
+//! `cargo xtask test`: everything that must hold before a change is merged, in order, ended by the first failure.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::{build, host};
+use crate::lint::{self, Outcome};
+use crate::progress::{heading, note, seconds};
+use crate::setup::{self, Needs};
+use crate::tidy;
+use crate::workspace::Workspace;
+
+mod tally;
+
+use tally::Tally;
+
+/// Set for the tests when `--quick` was given: those that take many seconds then print `skipped:` and pass.
+pub const QUICK_VARIABLE: &str = "TCPFSM_TEST_QUICK";
+
+/// The subcommand.
+pub fn main(workspace: &Workspace, filters: &[String], quick: bool) -> Result<()> {
+    let started = Instant::now();
+    let toolchain = setup::ensure(workspace, Needs::Network)?;
+    let mut skipped = Vec::new();
+    let mut step = |name: &str, outcome: Result<Outcome>| -> Result<()> {
+        if let Outcome::Skipped(reason) = outcome.with_context(|| format!("step `{name}` failed"))? {
+            skipped.push(format!("{name}: {reason}"));
+        }
+        Ok(())
+    };
+    let because_filtered = || Ok(Outcome::Skipped("a test filter was given".to_owned()));
+    let because_quick = || Ok(Outcome::Skipped("--quick".to_owned()));
+    let filtered = !filters.is_empty();
+
+    step(
+        "house rules",
+        if filtered { because_filtered() } else { tidy::main(workspace).map(|()| Outcome::Passed) },
+    )?;
+    step("format", if filtered { because_filtered() } else { lint::check_format(workspace) })?;
+    step("build", build(workspace, &toolchain, false).map(|()| Outcome::Passed))?;
+    step(
+        "clippy, host crates",
+        match (filtered, quick) {
+            (true, _) => because_filtered(),
+            (false, true) => because_quick(),
+            (false, false) => lint::check_host(workspace),
+        },
+    )?;
+    step(
+        "clippy, kernel programs",
+        match (filtered, quick) {
+            (true, _) => because_filtered(),
+            (false, true) => because_quick(),
+            (false, false) => lint::check_kernel(workspace, &toolchain),
+        },
+    )?;
+    step(
+        "dependency policy",
+        if filtered { because_filtered() } else { lint::check_dependencies(workspace) },
+    )?;
+
+    let (tally, succeeded) = run_tests(workspace, filters, quick)?;
+    heading(&format!("Summary, after {}", seconds(started.elapsed())));
+    for reason in skipped.iter().chain(&tally.skipped) {
+        note(&format!("skipped: {reason}"));
+    }
+    if tally.ignored > 0 {
+        note(&format!("ignored by their authors: {}", tally.ignored));
+    }
+    for name in &tally.failures {
+        note(&format!("failed: {name}"));
+    }
+    eprintln!("{} passed, {} failed", tally.passed, tally.failed);
+    if !succeeded || tally.failed > 0 {
+        bail!("step `tests` failed");
+    }
+    if filtered && tally.passed == 0 {
+        bail!("no test matches {}", filters.join(" "));
+    }
+    Ok(())
+}
+
+/// Runs the tests of all host crates; the kernel programs are tested from there, through the object.
+fn run_tests(workspace: &Workspace, filters: &[String], quick: bool) -> Result<(Tally, bool)> {
+    heading("Running the tests");
+    let mut command = host(workspace, "test");
+    // The profile of the build above: nothing is compiled twice. All failures at once, not one per run.
+    command.args(["--workspace", "--exclude", "tcpfsm-ebpf", "--release", "--no-fail-fast", "--"]);
+    // Captured output is where tests say why they skipped something.
+    command.arg("--show-output").args(filters);
+    if quick {
+        command.env(QUICK_VARIABLE, "1");
+    }
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+    let stdout = child.stdout.take().context("cargo test has no stdout")?;
+    let mut tally = Tally::default();
+    let mut stderr = std::io::stderr();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("read the tests' output")?;
+        let line = String::from_utf8_lossy(&line);
+        if tally.read(&line) {
+            // Going on without a reader is better than leaving tests half run.
+            let _ = writeln!(stderr, "{line}");
+        }
+    }
+    let status = child.wait().context("wait for cargo test")?;
+    Ok((tally, status.success()))
+}

@@ -1,0 +1,121 @@
+//! Reads what the test harness prints, as the harness has no stable machine-readable form.
+
+/// Sums over all test programs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) passed: u32,
+    pub(super) failed: u32,
+    pub(super) ignored: u32,
+    /// `test: reason` of tests that passed without having tested.
+    pub(super) skipped: Vec<String>,
+    pub(super) failures: Vec<String>,
+    section: Section,
+    test: String,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+enum Section {
+    #[default]
+    Results,
+    /// The captured output of tests that passed.
+    Successes,
+    Failures,
+}
+
+impl Tally {
+    /// Takes one line in; false when a person need not see it.
+    pub(super) fn read(&mut self, line: &str) -> bool {
+        if line == "successes:" {
+            self.section = Section::Successes;
+            return false;
+        }
+        if line == "failures:" {
+            self.section = Section::Failures;
+            return true;
+        }
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.section = Section::Results;
+            self.add(result);
+            // A filter leaves nothing to run in most programs; that is not worth a line each.
+            return !result.starts_with("ok. 0 passed; 0 failed; 0 ignored");
+        }
+        if let Some(test) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.test = test.to_owned();
+        }
+        if let Some(reason) = line.trim_start().strip_prefix("skipped: ") {
+            self.skipped.push(format!("{}: {reason}", self.test));
+        }
+        match self.section {
+            Section::Results => {
+                if let Some(name) =
+                    line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
+                {
+                    self.failures.push(name.to_owned());
+                }
+                !line.is_empty() && line != "running 0 tests"
+            }
+            Section::Successes => false,
+            Section::Failures => true,
+        }
+    }
+
+    /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
+    fn add(&mut self, result: &str) {
+        for part in result.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(count), Some(what)) =
+                (words.next().and_then(|word| word.parse::<u32>().ok()), words.next())
+            else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_and_collects() {
+        let output = "\
+running 3 tests
+test a ... ok
+test b ... FAILED
+test c ... ok
+
+successes:
+
+---- c stdout ----
+chatter
+skipped: needs root
+
+successes:
+    a
+    c
+
+failures:
+
+---- b stdout ----
+assertion failed
+
+failures:
+    b
+
+test result: FAILED. 2 passed; 1 failed; 4 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+        let mut tally = Tally::default();
+        let shown: Vec<&str> = output.lines().filter(|line| tally.read(line)).collect();
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (2, 1, 4));
+        assert_eq!(tally.skipped, ["c: needs root"]);
+        assert_eq!(tally.failures, ["b"]);
+        assert!(shown.contains(&"assertion failed"));
+        assert!(!shown.contains(&"chatter"));
+    }
+}
