@@ -11,7 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// Where stdout cannot be written.
-pub fn replay(args: &ReplayArgs) -> Result<ExitCode> {
+pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     replay::run(args, &mut io::stdout().lock())
         .map_err(|error| Error::io("write to stdout")(io::Error::other(format!("{error:#}"))))
 }
