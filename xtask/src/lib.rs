@@ -2,6 +2,7 @@
 //!
 //! - [`setup`]: finds or installs what the build needs
 //! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
+//! - [`captures`]: the score of `tcpfsm replay` on public captures
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
 //! - [`demo`]: real connections through every TCP state, on a [`lab`]
 //! - [`progress`], [`command`], [`workspace`], [`stop`]: what the subcommands share
@@ -9,6 +10,7 @@
 //! xtask talks on stderr only: stdout belongs to the program that it runs.
 
 pub mod build;
+pub mod captures;
 pub mod command;
 pub mod conformance;
 pub mod demo;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{build, conformance, demo, lab, lint, run, test, tidy};
+use xtask::{build, captures, conformance, demo, lab, lint, run, test, tidy};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Replay public captures and score the result against their ground truth (needs a release build)
+    Captures(captures::Arguments),
     /// rustfmt, clippy and dependency policy
     Lint,
     /// Format the sources
@@ -70,6 +72,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build { debug } => build::main(&Workspace::find()?, debug)?,
         Task::Run(arguments) => return run::main(&Workspace::find()?, &arguments),
         Task::Test { filters, quick } => test::main(&Workspace::find()?, &filters, quick)?,
+        Task::Captures(arguments) => return captures::main(&Workspace::find()?, &arguments),
         Task::Lint => {
             let workspace = Workspace::find()?;
             let toolchain = setup::ensure(&workspace, Needs::Build)?;
