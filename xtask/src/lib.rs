@@ -1,7 +1,9 @@
 //! Every repeated command of the project, and the network laboratory that tests share with the demo.
 //!
 //! - [`setup`]: finds or installs what the build needs
-//! - [`build`], [`run`], [`test`], [`lint`], [`tidy`], [`docs`]: one subcommand each
+//! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
+//! - [`captures`]: the score of `tcpfsm replay` on public captures
+//! - [`docs`]: the parts of the documentation that are drawn from the code
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
 //! - [`demo`]: real connections through every TCP state, on a [`lab`]
 //! - [`progress`], [`command`], [`workspace`], [`stop`]: what the subcommands share
@@ -9,7 +11,9 @@
 //! xtask talks on stderr only: stdout belongs to the program that it runs.
 
 pub mod build;
+pub mod captures;
 pub mod command;
+pub mod conformance;
 pub mod demo;
 pub mod docs;
 pub mod lab;
