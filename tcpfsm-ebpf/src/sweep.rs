@@ -8,9 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tcpfsm_common::{
-    abi::{
-        Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Verdict,
-    },
+    abi::{Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Verdict},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{State, expire},
 };

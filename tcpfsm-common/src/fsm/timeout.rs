@@ -1,6 +1,6 @@
 //! How long an end may stay silent in a state, and what happens when it did.
 
-use super::{Event, State, step};
+use super::{Event, State, after};
 use crate::{
     abi::{CloseReason, FlowRecord, SweepRequest, Verdict},
     flow::End,
@@ -46,7 +46,7 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
         if state.is_closed() {
             ended += 1;
         } else {
-            verdict = verdict.with_state(end, step(state, Event::Expired), false);
+            verdict = verdict.with_state(end, after(state, Event::Expired), false);
         }
     }
     if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -121,12 +122,18 @@ impl Engine {
         sweep_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut resting = Some(sweeper);
         let mut sweeping: Option<JoinHandle<Swept>> = None;
+        let shared = Arc::clone(&self.shared);
         tokio::pin!(stop);
         let ending = loop {
             tokio::select! {
                 () = &mut stop => break Ending::Requested,
                 _ = nap.tick() => self.drain().await,
                 _ = sweep_timer.tick(), if resting.is_some() => {
+                    if let Some(sweeper) = resting.take() {
+                        sweeping = Some(self.start_sweep(sweeper));
+                    }
+                }
+                () = shared.sweep_wanted(), if resting.is_some() => {
                     if let Some(sweeper) = resting.take() {
                         sweeping = Some(self.start_sweep(sweeper));
                     }
@@ -204,6 +211,7 @@ impl Engine {
         shared.update(|gauges| {
             gauges.maps = maps;
             gauges.sweeps += 1;
+            gauges.swept = Some(Instant::now());
             gauges.sweep_duration = took;
             for (index, detector) in detectors.iter().enumerate() {
                 if let Some(active) = gauges.anomalies_active.get_mut(index) {
