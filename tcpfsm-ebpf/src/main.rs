@@ -17,6 +17,7 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+
 mod atomics;
 mod bytes;
 mod emit;

@@ -1,5 +1,7 @@
 //! The programs load, with headroom.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::Kernel;
