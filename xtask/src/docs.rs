@@ -13,6 +13,7 @@ use crate::workspace::Workspace;
 
 mod layout;
 mod machine;
+mod metrics;
 mod names;
 mod source;
 
@@ -91,6 +92,7 @@ fn block(root: &Path, name: &str) -> Result<String> {
         "close-reasons" => names::close_reasons(root),
         "outcomes" => names::outcomes(root),
         "health" => names::health(root),
+        "metrics" => metrics::table(root),
         other => match other.strip_prefix("layout ") {
             Some(name) => layout::table(root, name),
             None => bail!("nothing generates {other:?}"),
@@ -160,6 +162,7 @@ mod tests {
             "close-reasons",
             "outcomes",
             "health",
+            "metrics",
         ] {
             assert!(!block(root, name).unwrap().is_empty(), "{name}");
         }
