@@ -17,7 +17,6 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(unreachable_pub, reason = "entry points are exported by name")]
 
 mod atomics;
 mod bytes;

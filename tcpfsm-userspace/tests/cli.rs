@@ -1,5 +1,7 @@
 //! The command line as a user meets it, without privileges: messages, exit codes, what goes where.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::net::UnixListener,

@@ -1,5 +1,7 @@
 //! The daemon on the loopback of a network namespace of its own: from the first segment to SIGTERM.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{

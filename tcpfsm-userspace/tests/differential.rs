@@ -5,6 +5,8 @@
 //! `TCPFSM_DIFFERENTIAL_SEGMENTS` sets how many segments (default 200,000); a failure shrinks to the shortest
 //! sequence that shows it.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::env;

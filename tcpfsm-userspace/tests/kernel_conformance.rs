@@ -1,6 +1,8 @@
 //! The loaded kernel programs against the conformance traces and against the userspace machine: the same
 //! packets, through XDP for one direction and TC egress for the other, flow record by flow record.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{collections::HashMap, fs, path::PathBuf};

@@ -152,7 +152,13 @@ impl<D: Desk> Track<'_, D> {
             | State::Closing
             | State::LastAck
             | State::TimeWait => self.confirm_sender(),
-            State::Closed | State::Listen | State::SynSent => {}
+            // It had sent its SYN again, but the SYN-ACK came: it acknowledges it.
+            State::SynSent => {
+                if self.is(Note::Attached) {
+                    self.send(Event::RcvdSynAck);
+                }
+            }
+            State::Closed | State::Listen => {}
         }
         if self.is(Note::SawPeerFin) {
             self.send(Event::RcvdFin);

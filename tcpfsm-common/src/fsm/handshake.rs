@@ -96,10 +96,8 @@ impl<D: Desk> Track<'_, D> {
         let receiver = self.state_of_receiver();
         let reopens = self.reopens_time_wait(own, peer, segment);
         let (had_timestamp, recent) = (own.has(Evidence::TIMESTAMPS), own.tsval);
-        if self.is_current(own) || self.is_current(peer) {
-            if !self.verdict().has(Verdict::CANDIDATE) {
-                self.facts.add(Fact::PortReuse);
-            }
+        if (self.is_current(own) || self.is_current(peer)) && !self.verdict().has(Verdict::CANDIDATE) {
+            self.facts.add(Fact::PortReuse);
         }
         self.facts.add(Fact::Open);
         self.next_generation();

@@ -69,7 +69,8 @@ impl Step {
 #[must_use]
 pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
     const QUIET: u16 = Evidence::SEEN | Evidence::SYN | Evidence::EDGE;
-    const NOISY: u16 = Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | Evidence::STRIKE * 15;
+    const NOISY: u16 =
+        Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
     let end = segment.end_seq();
     let ack = segment.ack;
     if !verdict.is_settled()

@@ -211,7 +211,7 @@ pub fn tcp(
     options: &[u8],
     payload: usize,
 ) -> Vec<u8> {
-    assert!(options.len() % 4 == 0 && options.len() <= 40);
+    assert!(options.len().is_multiple_of(4) && options.len() <= 40);
     let words = u8::try_from(5 + options.len() / 4).unwrap();
     let [reserved_ae, low] = flags.to_be_bytes();
     let mut bytes = Vec::new();
