@@ -94,7 +94,9 @@ fn an_icmp_unreachable_that_quotes_the_syn_closes_both_ends() {
     let directory = tempfile::tempdir().unwrap();
     let mut tried = 0;
     for trace in &traces {
-        let Some(code) = trace.steps.iter().find_map(|step| icmp_code(step.event.as_deref()?)) else { continue };
+        let Some(code) = trace.steps.iter().find_map(|step| icmp_code(step.event.as_deref()?)) else {
+            continue;
+        };
         let step = trace.steps.iter().find(|step| step.packet.is_some()).unwrap();
         let syn = unhex(step.packet.as_ref().unwrap());
         let client = client_of(step, &syn);
@@ -113,7 +115,12 @@ fn an_icmp_unreachable_that_quotes_the_syn_closes_both_ends() {
             let mut other = syn.clone();
             other[24] ^= 1;
             let error = icmp_unreachable(code, &other);
-            write_pcap(&file, number, header, [(0, &syn[..]), (500, &error[..]), (900, &syn[..])].into_iter());
+            write_pcap(
+                &file,
+                number,
+                header,
+                [(0, &syn[..]), (500, &error[..]), (900, &syn[..])].into_iter(),
+            );
             let lines = replay(&file);
             assert_eq!(states_of(&lines, 3, client), ["syn_sent", "syn_recv"], "{at}: a forged quotation");
         }
