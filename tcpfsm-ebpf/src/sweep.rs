@@ -138,6 +138,7 @@ unsafe fn expired<K: EventKey>(
     if after.transition(before, End::High).is_some() {
         record.shared.since[1] = now;
     }
+    event.ifindex = record.shared.ifindex[event.sender as usize & 1];
     let over = after.is_closed() && !was_over(before);
     stats::change(counters, &event, record.shared.opened, over);
     // SAFETY: the caller's element.
