@@ -32,7 +32,8 @@ impl Linear {
     #[inline(always)]
     pub(crate) fn of_skb(ctx: &TcContext) -> Option<Self> {
         let wanted = ctx.len().min(HEADERS);
-        if ctx.data_end() - ctx.data() < wanted as usize {
+        // Two pointers may be compared, but only a privileged program may subtract them (CAP_PERFMON).
+        if ctx.data() + wanted as usize > ctx.data_end() {
             let _ = ctx.pull_data(wanted);
         }
         Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)? })

@@ -201,9 +201,10 @@ pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -
 
 #[inline(always)]
 fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
+    // SAFETY: the map gave the element.
     let found = match key.find_flow() {
-        Some(record) => Some(record),
-        None => key.find_embryo(),
+        Some(record) if !unsafe { flow_table::verdict(record) }.has(Verdict::GONE) => Some(record),
+        _ => key.find_embryo(),
     };
     let Some(record) = found else { return };
     let hard = work.unreachable != Unreachable::Soft as u64;
@@ -218,6 +219,8 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
         work.set_step(&step);
         if step.verdict.0 == before.0 || flow_table::install(record, before, step.verdict) {
             tcpfsm_books(work, record, counters);
+        } else {
+            stats::health(counters, Health::VerdictLost);
         }
     }
 }

@@ -2,8 +2,8 @@
 //! per-CPU counters, configuration.
 //!
 //! Every type is `repr(C)` without padding (zerocopy refuses to derive `IntoBytes` otherwise), has no enum,
-//! bool or `Option` in it, and a size that is asserted. Bump [`ABI_VERSION`] when any of them changes: pinned
-//! maps of another version are not adopted.
+//! bool or `Option` in it, and a size that is asserted. Bump [`ABI_VERSION`] when any of them changes: events of
+//! another version are refused.
 
 mod config;
 mod counter;

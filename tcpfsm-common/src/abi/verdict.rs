@@ -8,8 +8,8 @@ use crate::{
 /// Both states, whether each is confirmed, what to roll back to, and the generation.
 ///
 /// ```text
-///  bit 0   4   8  9  10  14  18 19 20 21 22 23 24 25 26     32      48     56
-///      low high cl ch pl  ph  o  pk cd tw rl rh al os gn     gen     reason
+///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26     32      48     56
+///      low high cl ch pl  ph  o  pk cd tw rl rh os gn     gen     reason
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]

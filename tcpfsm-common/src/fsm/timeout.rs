@@ -27,7 +27,7 @@ pub struct Expiry {
 }
 
 /// Ends the states whose time ran out. Silence counts from the flow's last segment, from either end; for
-/// TIME_WAIT and CLOSED, time counts from the state's beginning.
+/// TIME_WAIT, time counts from the state's beginning.
 #[inline(always)]
 #[must_use]
 pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
@@ -39,7 +39,7 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
         let state = before.state(end);
         let in_state = request.now.saturating_sub(since);
         let elapsed = if matches!(state, State::TimeWait) { in_state } else { silent };
-        let timeout = request.timeout[clock_of(before, end)];
+        let timeout = request.timeout[before.slot(end)];
         if timeout == 0 || elapsed < timeout {
             continue;
         }
@@ -49,22 +49,23 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
             verdict = verdict.with_state(end, after(state, Event::Expired), false);
         }
     }
+    if verdict.0 != before.0 {
+        verdict = with_its_peer(with_its_peer(verdict, End::Low), End::High);
+    }
     if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {
         verdict = verdict.with_close_reason(CloseReason::Timeout);
     }
     Expiry { verdict, remove: ended == 2 }
 }
 
-/// The slot of the timeout that holds for an end: its state's, but an ESTABLISHED that was only ever assumed,
-/// whose peer never completed the handshake, has no more time than the handshake.
+/// An ESTABLISHED that was only ever assumed ends with the peer that never completed the handshake.
 #[inline(always)]
-fn clock_of(verdict: Verdict, end: End) -> usize {
-    let peer = verdict.state(end.other());
+fn with_its_peer(verdict: Verdict, end: End) -> Verdict {
     let unproved = matches!(verdict.state(end), State::Established) && !verdict.is_confirmed(end);
-    if unproved && (peer.is_embryonic() || peer.is_closed()) {
-        State::SynRecv as usize
+    if unproved && verdict.state(end.other()).is_closed() {
+        verdict.with_state(end, State::Closed, false)
     } else {
-        verdict.slot(end)
+        verdict
     }
 }
 
