@@ -80,7 +80,9 @@ unsafe fn load<const N: usize>(at: usize) -> [u8; N] {
     for word in words {
         let value: u64;
         // SAFETY: the caller's promise.
-        unsafe { asm!("{0} = *(u32 *)({1} + 0)", out(reg) value, in(reg) from, options(pure, readonly, nostack)) };
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 0)", out(reg) value, in(reg) from, options(pure, readonly, nostack))
+        };
         *word = (value as u32).to_ne_bytes();
         from += 4;
     }
@@ -88,7 +90,9 @@ unsafe fn load<const N: usize>(at: usize) -> [u8; N] {
         [a, b, tail @ ..] => {
             let value: u64;
             // SAFETY: the caller's promise.
-            unsafe { asm!("{0} = *(u16 *)({1} + 0)", out(reg) value, in(reg) from, options(pure, readonly, nostack)) };
+            unsafe {
+                asm!("{0} = *(u16 *)({1} + 0)", out(reg) value, in(reg) from, options(pure, readonly, nostack))
+            };
             [*a, *b] = (value as u16).to_ne_bytes();
             if let [c] = tail {
                 // SAFETY: the caller's promise.

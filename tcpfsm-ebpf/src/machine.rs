@@ -7,8 +7,8 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
 use tcpfsm_common::{
     abi::{Counters, Evidence, FlowRecord, Health, Verdict},
     fact::Facts,
-    fsm::{self, Config, settle},
     flow::{FlowKey4, FlowKey6},
+    fsm::{self, Config, settle},
     packet::{IcmpError, Unreachable},
     segment::SegmentKind,
 };

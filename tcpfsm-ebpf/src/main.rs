@@ -18,8 +18,6 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-#![expect(unreachable_pub, reason = "entry points are exported by name")]
-
 mod atomics;
 mod bytes;
 mod emit;

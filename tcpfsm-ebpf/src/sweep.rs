@@ -8,9 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tcpfsm_common::{
-    abi::{
-        Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Verdict,
-    },
+    abi::{Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Verdict},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{State, expire},
 };
@@ -140,6 +138,7 @@ unsafe fn expired<K: EventKey>(
     if after.transition(before, End::High).is_some() {
         record.shared.since[1] = now;
     }
+    event.ifindex = record.shared.ifindex[event.sender as usize & 1];
     let over = after.is_closed() && !was_over(before);
     stats::change(counters, &event, record.shared.opened, over);
     // SAFETY: the caller's element.

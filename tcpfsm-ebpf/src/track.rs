@@ -3,7 +3,8 @@
 //! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
 //! not: so the verifier follows each of them on its own.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_log_ebpf::debug;
 use tcpfsm_common::{
     abi::{Hook, Outcome},
     flow::End,
@@ -39,12 +40,17 @@ const ICMP: Left = 17;
 ///
 /// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
 #[inline(always)]
-pub(crate) fn packet<C>(ctx: &C, hook: Hook, look: fn(&C) -> Left) {
+pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C) -> Left) {
     let left = look(ctx);
     let (Some(counters), Some(work)) = (stats::counters(), Work::desk()) else { return };
     let outcome = match left {
         SEGMENT => {
             tcpfsm_segment(work, counters);
+            // Off unless asked for when the programs are loaded, and never on the short way.
+            debug!(
+                ctx,
+                "verdict {:x} -> {:x}, facts {:x}", work.event.before, work.event.after, work.event.facts
+            );
             work.outcome()
         }
         ICMP => {

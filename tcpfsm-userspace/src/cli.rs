@@ -59,7 +59,7 @@ pub enum Command {
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
     /// Interface to watch; repeat for more
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", alias = "interface")]
     pub iface: Vec<String>,
     /// Configuration file (TOML); see `tcpfsm config default`
     #[arg(short, long, value_name = "FILE")]

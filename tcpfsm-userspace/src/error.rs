@@ -84,7 +84,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// Another daemon answers on the socket.
-    #[error("another tcpfsm daemon{} answers on {}", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), path.display())]
+    #[error("another tcpfsm daemon{} answers on {}", with_pid(*pid), path.display())]
     SocketInUse {
         /// The socket.
         path: PathBuf,
@@ -107,6 +107,17 @@ pub enum Error {
         /// The system's answer.
         cause: io::Error,
     },
+    /// A daemon runs: what is attached is its own.
+    #[error("a tcpfsm daemon{} runs and answers on {}: what is attached is its own", with_pid(*pid), path.display())]
+    DaemonRuns {
+        /// Its socket.
+        path: PathBuf,
+        /// Its process, where the system tells.
+        pid: Option<i32>,
+    },
+    /// The daemon ended while it was being listened to.
+    #[error("the daemon has ended")]
+    HungUp,
     /// The daemon's answer makes no sense, or is a refusal.
     #[error("the daemon's answer: {0}")]
     Answer(String),
@@ -184,7 +195,12 @@ impl Error {
             Self::ConfigRead { .. } | Self::Config { .. } => {
                 Some("`tcpfsm config default` prints a complete one with comments".into())
             }
+            Self::DaemonRuns { pid, .. } => Some(match pid {
+                Some(pid) => format!("end it, and it detaches: kill -INT {pid}"),
+                None => "end it, and it detaches".into(),
+            }),
             Self::Bpf { .. }
+            | Self::HungUp
             | Self::InterfacesGone { .. }
             | Self::Answer(_)
             | Self::Usage(_)
@@ -216,8 +232,12 @@ impl Error {
     }
 }
 
+fn with_pid(pid: Option<i32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
 /// The system's words without Rust's "(os error 98)".
-fn describe(error: &io::Error) -> String {
+pub(crate) fn describe(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(at) => text[..at].to_lowercase(),

@@ -61,7 +61,7 @@ impl Insight {
     fn scrape(&self) -> Result<Scrape> {
         Ok(Scrape {
             counters: self.counters()?,
-            gauges: self.shared.gauges(),
+            gauges: self.shared.fresh_gauges(),
             capacities: self.maps.capacities().map(|(_, capacity)| capacity),
             lost: self.losses(),
             process: ProcessStats::read(),

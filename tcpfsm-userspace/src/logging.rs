@@ -1,5 +1,7 @@
 //! Log lines on stderr; aya's and the kernel programs' come the same way.
 
+use std::io::IsTerminal as _;
+
 use clap::ValueEnum;
 use serde::Deserialize;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -51,6 +53,7 @@ pub fn start(level: LogLevel) {
     let _ = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .try_init();

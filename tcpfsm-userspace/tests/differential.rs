@@ -5,6 +5,8 @@
 //! `TCPFSM_DIFFERENTIAL_SEGMENTS` sets how many segments (default 200,000); a failure shrinks to the shortest
 //! sequence that shows it.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::env;
@@ -35,7 +37,12 @@ fn kernel_and_userspace_agree_on_random_sequences() {
     let flows = std::cell::Cell::new(0_u32);
     let done = std::cell::Cell::new(0_usize);
 
-    let config = RunnerConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..RunnerConfig::default() };
+    let config = RunnerConfig {
+        cases,
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..RunnerConfig::default()
+    };
     // The same sequences every time.
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[42; 32]);
     let mut runner = TestRunner::new_with_rng(config, rng);
@@ -88,7 +95,13 @@ fn compare(kernel: &mut Kernel, mut talk: Talk, moves: &[Move]) -> Result<(), Te
         let Some(in_kernel) = in_kernel else {
             return Err(TestCaseError::fail(format!("#{number}: no record in the kernel")));
         };
-        prop_assert_eq!(support::comparable(&in_kernel), support::comparable(&record), "#{}: {:?}", number, segment);
+        prop_assert_eq!(
+            support::comparable(&in_kernel),
+            support::comparable(&record),
+            "#{}: {:?}",
+            number,
+            segment
+        );
     }
     let events: Vec<_> = kernel
         .events()

@@ -1,6 +1,8 @@
 //! The loaded kernel programs against the conformance traces and against the userspace machine: the same
 //! packets, through XDP for one direction and TC egress for the other, flow record by flow record.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{collections::HashMap, fs, path::PathBuf};
@@ -87,15 +89,18 @@ fn kernel_programs_are_exact_on_scripted_scenarios_and_equal_userspace_on_all() 
                     *record = FlowRecord::default();
                     continue;
                 };
-                assert_eq!(support::comparable(&in_kernel), support::comparable(record), "{at}: kernel and userspace differ");
+                assert_eq!(
+                    support::comparable(&in_kernel),
+                    support::comparable(record),
+                    "{at}: kernel and userspace differ"
+                );
 
                 if strict {
                     let verdict = Verdict(in_kernel.shared.verdict);
                     let client = if from_client { sender } else { sender.other() };
                     assert_eq!(Some(ends_port(&key, client)), step.client_port, "{at}");
-                    let expect = |expect: &Option<String>, kernel: &str| {
-                        class_of(expect.as_deref().unwrap_or(kernel))
-                    };
+                    let expect =
+                        |expect: &Option<String>, kernel: &str| class_of(expect.as_deref().unwrap_or(kernel));
                     assert_eq!(
                         [class(verdict.state(client)), class(verdict.state(client.other()))],
                         [

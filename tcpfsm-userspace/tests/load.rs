@@ -1,11 +1,13 @@
 //! The programs load, with headroom.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::Kernel;
 
-/// What older kernels and room for growth call for (the limit of this kernel is a million).
-const VERIFIER_BUDGET: u32 = 100_000;
+/// A fifth of what this kernel allows (a million).
+const VERIFIER_BUDGET: u32 = 200_000;
 
 #[test]
 fn programs_load_within_the_verifier_budget() {

@@ -3,6 +3,8 @@
 //!
 //! `TCPFSM_CONFORMANCE_DIR` names the folder of the traces where it is not beside the repository.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     env, fs,
     net::SocketAddr,

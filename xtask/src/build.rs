@@ -78,7 +78,12 @@ fn rustflags(linker: &Path) -> OsString {
     // Debug information is what `--btf` makes BTF of. aya-ebpf selects register layouts by the host's architecture.
     for flag in
         // LLVM expands memset and memcpy inline only without "in order": else each is a call to a byte loop.
-        ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order", &format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH)]
+        [
+            "-Cdebuginfo=2",
+            "-Clink-arg=--btf",
+            "-Clink-arg=--disable-expand-memcpy-in-order",
+            &format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        ]
     {
         flags.push("\x1f");
         flags.push(flag);

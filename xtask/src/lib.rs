@@ -2,6 +2,8 @@
 //!
 //! - [`setup`]: finds or installs what the build needs
 //! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
+//! - [`captures`]: the score of `tcpfsm replay` on public captures
+//! - [`docs`]: the parts of the documentation that are drawn from the code
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
 //! - [`demo`]: real connections through every TCP state, on a [`lab`]
 //! - [`progress`], [`command`], [`workspace`], [`stop`]: what the subcommands share
@@ -9,8 +11,11 @@
 //! xtask talks on stderr only: stdout belongs to the program that it runs.
 
 pub mod build;
+pub mod captures;
 pub mod command;
+pub mod conformance;
 pub mod demo;
+pub mod docs;
 pub mod lab;
 pub mod lint;
 pub mod progress;

@@ -1,11 +1,11 @@
 //! `cargo xtask`: see `cargo xtask help`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{build, demo, lab, lint, run, test, tidy};
+use xtask::{build, captures, conformance, demo, docs, lab, lint, run, test, tidy};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -35,12 +35,26 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Replay public captures and score the result against their ground truth (needs a release build)
+    Captures(captures::Arguments),
     /// rustfmt, clippy and dependency policy
     Lint,
     /// Format the sources
     Fmt,
     /// Check the house rules that no compiler knows
     Tidy,
+    /// Rewrite the parts of the documentation that are drawn from the code
+    Docs {
+        /// Only say which pages are stale, and fail if any is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Score the machine against traces of real TCP stacks
+    Conformance {
+        /// The folder with the trace files [default: ../shared/conformance]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// Remove demo networks that a killed run left behind
     CleanDemo,
     /// The demo's server that never closes its connections
@@ -64,6 +78,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build { debug } => build::main(&Workspace::find()?, debug)?,
         Task::Run(arguments) => return run::main(&Workspace::find()?, &arguments),
         Task::Test { filters, quick } => test::main(&Workspace::find()?, &filters, quick)?,
+        Task::Captures(arguments) => return captures::main(&Workspace::find()?, &arguments),
         Task::Lint => {
             let workspace = Workspace::find()?;
             let toolchain = setup::ensure(&workspace, Needs::Build)?;
@@ -73,6 +88,8 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Fmt => lint::fmt(&Workspace::find()?)?,
         Task::Tidy => tidy::main(&Workspace::find()?)?,
+        Task::Docs { check } => docs::main(&Workspace::find()?, check)?,
+        Task::Conformance { dir } => conformance::main(&Workspace::find()?, dir.as_deref())?,
         Task::CleanDemo => lab::stale::main()?,
         Task::DemoLeakyServer => demo::leaky::main()?,
     }

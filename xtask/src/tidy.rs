@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::docs;
 use crate::progress::{heading, note};
 use crate::workspace::Workspace;
 
@@ -27,6 +28,7 @@ pub fn main(workspace: &Workspace) -> Result<()> {
         inspect(path, &text, &mut findings);
     }
     check_abi_constants(workspace.root(), &mut findings)?;
+    findings.extend(docs::findings(workspace.root())?);
     if findings.is_empty() {
         note(&format!("{} files, nothing to report", files.len()));
         return Ok(());

@@ -1,9 +1,11 @@
 //! The RFC 9293 machine of both ends, as an observer in the middle can know it.
 //!
 //! ```text
-//!   segment ─► window.rs      is it acceptable to the end it was sent to?
+//!   segment ─► step.rs        the entrances; the short path of settled flows
+//!           ─► handshake.rs, exchange.rs, reset.rs, pickup.rs
+//!                             which events is that, at which end?
+//!           ─► window.rs      is it acceptable to the end it was sent to?
 //!           ─► evidence.rs    what has its sender now sent for certain?
-//!           ─► track.rs       which events is that, at which end?     (reset.rs for resets)
 //!           ─► transition.rs  the diagram
 //! ```
 //!
@@ -12,18 +14,24 @@
 //! something that proves it) or *assumed* (something was sent to it), and assumptions are rolled back when
 //! the wire disproves them.
 
+mod desk;
 mod evidence;
+mod exchange;
+mod handshake;
+mod pickup;
 mod reset;
 mod state;
+mod step;
 mod timeout;
 mod track;
 mod transition;
 mod window;
 
+pub use desk::{Desk, PlainDesk};
 pub use state::{State, UnknownState};
-pub use timeout::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, Expiry, expire};
-pub use track::{
-    Change, Config, Desk, PlainDesk, Step, advance, observe, observe_ack, observe_icmp, observe_invalid,
-    observe_reset, observe_settled, observe_syn, observe_syn_ack, settle,
+pub use step::{
+    Change, Config, Step, advance, observe, observe_ack, observe_icmp, observe_invalid, observe_reset,
+    observe_settled, observe_syn, observe_syn_ack, settle,
 };
-pub use transition::{Event, next, step};
+pub use timeout::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, Expiry, expire};
+pub use transition::{Event, after, next};

@@ -2,7 +2,8 @@
 
 use super::{
     Event, State,
-    track::{Desk, Track},
+    desk::Desk,
+    track::Track,
     window::{rcv_nxt, window_edge},
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! How long an end may stay silent in a state, and what happens when it did.
 
-use super::{Event, State, step};
+use super::{Event, State, after};
 use crate::{
     abi::{CloseReason, FlowRecord, SweepRequest, Verdict},
     flow::End,
@@ -39,20 +39,33 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
         let state = before.state(end);
         let in_state = request.now.saturating_sub(since);
         let elapsed = if matches!(state, State::TimeWait) { in_state } else { silent };
-        let timeout = request.timeout[before.slot(end)];
+        let timeout = request.timeout[clock_of(before, end)];
         if timeout == 0 || elapsed < timeout {
             continue;
         }
         if state.is_closed() {
             ended += 1;
         } else {
-            verdict = verdict.with_state(end, step(state, Event::Expired), false);
+            verdict = verdict.with_state(end, after(state, Event::Expired), false);
         }
     }
     if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {
         verdict = verdict.with_close_reason(CloseReason::Timeout);
     }
     Expiry { verdict, remove: ended == 2 }
+}
+
+/// The slot of the timeout that holds for an end: its state's, but an ESTABLISHED that was only ever assumed,
+/// whose peer never completed the handshake, has no more time than the handshake.
+#[inline(always)]
+fn clock_of(verdict: Verdict, end: End) -> usize {
+    let peer = verdict.state(end.other());
+    let unproved = matches!(verdict.state(end), State::Established) && !verdict.is_confirmed(end);
+    if unproved && (peer.is_embryonic() || peer.is_closed()) {
+        State::SynRecv as usize
+    } else {
+        verdict.slot(end)
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +107,15 @@ mod tests {
         let expiry = expire(&record, &request(231 * SECOND));
         assert_eq!(expiry.verdict.close_reason(), CloseReason::Timeout);
         assert!(!expiry.remove);
+    }
+
+    #[test]
+    fn an_assumed_end_of_a_handshake_that_never_completed_goes_with_it() {
+        let mut record = record(State::Established, State::SynRecv, [0; 2], 100 * SECOND);
+        let verdict = Verdict(record.shared.verdict);
+        assert_eq!(expire(&record, &request(171 * SECOND)).verdict.state(End::Low), State::Established);
+        record.shared.verdict = verdict.with_state(End::Low, State::Established, false).0;
+        assert!(expire(&record, &request(171 * SECOND)).verdict.is_closed());
     }
 
     #[test]

@@ -316,7 +316,7 @@ const STAY: u8 = 0xff;
 /// [`next`], looked up; `state` itself where the event moves nothing.
 #[inline(always)]
 #[must_use]
-pub fn step(state: State, event: Event) -> State {
+pub fn after(state: State, event: Event) -> State {
     let to = TABLE[((state as usize) << 4 | event as usize) & 0xff];
     if to == STAY { state } else { State::from_code(to) }
 }
@@ -331,7 +331,7 @@ mod tests {
     fn the_table_is_the_diagram() {
         for state in State::ALL {
             for event in Event::ALL {
-                assert_eq!(step(state, event), next(state, event).unwrap_or(state), "{state:?} {event:?}");
+                assert_eq!(after(state, event), next(state, event).unwrap_or(state), "{state:?} {event:?}");
             }
         }
     }

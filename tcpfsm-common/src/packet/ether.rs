@@ -1,15 +1,17 @@
 //! Ethernet II with 802.1Q and 802.1ad tags.
 
+use network_types::eth::{EthHdr, EtherType};
+
 use super::{PacketBytes, Skip};
 
 /// 802.1Q, QinQ, and one more for provider bridges that stack three.
 pub const MAX_VLAN_TAGS: usize = 3;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_8021Q: u16 = 0x8100;
-const ETHERTYPE_8021AD: u16 = 0x88a8;
-const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
+const ETHERTYPE_IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
+const ETHERTYPE_IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
+const ETHERTYPE_8021Q: u16 = u16::from_be(EtherType::Ieee8021q as u16);
+const ETHERTYPE_8021AD: u16 = u16::from_be(EtherType::Ieee8021ad as u16);
+const ETHERTYPE_QINQ_OLD: u16 = u16::from_be(EtherType::Ieee8021QinQ1 as u16);
 
 /// Which network header follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub fn parse_ether<B: PacketBytes>(bytes: &B) -> Result<(Network, usize), Skip> 
             _ => return Err(Skip::NotIp),
         }
     }
-    let offset = 14 + bytes.blur(tags, 0x1f);
+    let offset = EthHdr::LEN + bytes.blur(tags, 0x1f);
     match ethertype {
         ETHERTYPE_IPV4 => Ok((Network::Ipv4, offset)),
         ETHERTYPE_IPV6 => Ok((Network::Ipv6, offset)),

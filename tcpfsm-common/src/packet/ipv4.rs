@@ -1,9 +1,13 @@
 //! IPv4 (RFC 791).
 
+use network_types::ip::IpProto;
+
 use super::{PacketBytes, Skip, Transport};
 
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
+const TCP: u8 = IpProto::Tcp as u8;
+const ICMP: u8 = IpProto::Icmp as u8;
 
 /// What the parser keeps of an IPv4 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +44,8 @@ pub fn parse_ipv4<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> 
     }
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     let transport = match header[9] {
-        6 => Transport::Tcp,
-        1 => Transport::Icmp,
+        TCP => Transport::Tcp,
+        ICMP => Transport::Icmp,
         _ => return Err(Skip::NotTcp),
     };
     if fragment & OFFSET_MASK != 0 {

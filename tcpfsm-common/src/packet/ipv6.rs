@@ -1,21 +1,23 @@
 //! IPv6 and a bounded walk over its extension headers (RFC 8200 §4).
 
+use network_types::ip::{IpProto, Ipv6Hdr};
+
 use super::{PacketBytes, Skip, Transport};
 
 /// How many extension headers are walked before the packet is given up.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
-const HOP_BY_HOP: u8 = 0;
-const TCP: u8 = 6;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const ESP: u8 = 50;
-const AUTHENTICATION: u8 = 51;
-const ICMPV6: u8 = 58;
-const DESTINATION_OPTIONS: u8 = 60;
-const MOBILITY: u8 = 135;
-const HIP: u8 = 139;
-const SHIM6: u8 = 140;
+const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+const TCP: u8 = IpProto::Tcp as u8;
+const ROUTING: u8 = IpProto::Ipv6Route as u8;
+const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+const ESP: u8 = IpProto::Esp as u8;
+const AUTHENTICATION: u8 = IpProto::Ah as u8;
+const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
+const DESTINATION_OPTIONS: u8 = IpProto::Ipv6Opts as u8;
+const MOBILITY: u8 = IpProto::MobilityHeader as u8;
+const HIP: u8 = IpProto::Hip as u8;
+const SHIM6: u8 = IpProto::Shim6 as u8;
 
 /// What the parser keeps of an IPv6 header and its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub fn parse_ipv6<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> 
     }
     let src: [u8; 16] = bytes.read(offset + 8).ok_or(Skip::Truncated)?;
     let dst: [u8; 16] = bytes.read(offset + 24).ok_or(Skip::Truncated)?;
-    let start = offset + 40;
+    let start = offset + Ipv6Hdr::LEN;
     let end = match usize::from(u16::from_be_bytes([fixed[4], fixed[5]])) {
         // A jumbogram (RFC 2675), which is how BIG TCP looks on the way out.
         0 => wire_len,

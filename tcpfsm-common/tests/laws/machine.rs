@@ -315,13 +315,8 @@ fn takes_reset(record: &FlowRecord, sender: End, segment: &Segment, config: Conf
     let (own, peer) = (record.sent_by(sender), record.sent_by(sender.other()));
     let same = own.has(Evidence::SEEN) && peer.has(Evidence::SEEN) && own.generation == peer.generation;
     // RCV.NXT: what the receiver acknowledged, or what was sent to it without a hole.
-    let next = if !peer.has(Evidence::SEEN | Evidence::EDGE) {
-        own.contig
-    } else if same && own.contig.after(peer.ack) {
-        own.contig
-    } else {
-        peer.ack
-    };
+    let acked = peer.has(Evidence::SEEN | Evidence::EDGE);
+    let next = if !acked || same && own.contig.after(peer.ack) { own.contig } else { peer.ack };
     let exact = segment.seq == next;
     let beyond_hole = own.ooo_end.after(own.contig) && segment.seq == own.ooo_end;
     match verdict(record).state(sender.other()) {

@@ -265,7 +265,7 @@ impl Plan {
         let Segment { seq, ack, flags, window, len, .. } = self.segment;
         let mut options: Vec<u8> = self.options.iter().flat_map(Choice::bytes).collect();
         // END, and whatever stands behind it.
-        while options.len() % 4 != 0 {
+        while !options.len().is_multiple_of(4) {
             options.push(0);
         }
         let [high, low] = flags.0.to_be_bytes();
@@ -275,7 +275,7 @@ impl Plan {
         bytes.extend(seq.0.to_be_bytes());
         bytes.extend(ack.0.to_be_bytes());
         // The three reserved bits are anybody's.
-        bytes.extend([(5 + options.len() / 4) as u8 * 16 | 0b1010 | high, low]);
+        bytes.extend([((5 + options.len() / 4) as u8 * 16) | 0b1010 | high, low]);
         bytes.extend(window.to_be_bytes());
         bytes.extend([0xaa; 4]);
         bytes.extend(options);

@@ -25,12 +25,8 @@ pub(super) fn detach(args: DetachArgs) -> Result<ExitCode> {
     };
     probe::check_capabilities()?;
     if let Ok(stream) = UnixStream::connect(&socket.socket) {
-        // Its links are its own: only it, or its end, takes them away.
-        let pid = peer_pid(&stream).map_or_else(String::new, |pid| pid.to_string());
-        return Err(Error::Usage(format!(
-            "a daemon (pid {pid}) runs and answers on {}: it detaches when it ends\n  remedy: kill -INT {pid}",
-            socket.socket.display()
-        )));
+        // Its links are held by its descriptors: only its end takes them away.
+        return Err(Error::DaemonRuns { path: socket.socket, pid: peer_pid(&stream) });
     }
     let mut removed = Vec::new();
     for name in names {

@@ -27,14 +27,16 @@ pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
     let failed = || Error::io("write to stdout");
     let mut flows = Vec::new();
     loop {
-        match conversation.next_answer::<FlowLine>()? {
-            Some(Answer::Item(flow, line)) => match output {
+        match conversation.next_answer()? {
+            Some(Answer::Item(line)) => match output {
                 ListFormat::Jsonl => stdout.write_all(line.as_bytes()).map_err(failed())?,
-                ListFormat::Json | ListFormat::Table | ListFormat::Wide => flows.push(*flow),
+                ListFormat::Json | ListFormat::Table | ListFormat::Wide => {
+                    flows.push(Answer::parse::<FlowLine>(line)?)
+                }
             },
             Some(Answer::Notice(Notice::End(_))) => break,
             Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_))) => {}
-            None => return Err(Error::Answer("it ends in the middle: the daemon has ended".into())),
+            None => return Err(Error::HungUp),
         }
     }
     flows.sort_by_key(|flow| (flow.orig_state, flow.resp_state, flow.resp, flow.orig));

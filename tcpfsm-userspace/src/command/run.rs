@@ -90,6 +90,9 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let shared = SharedGauges::default();
     let insight = Arc::new(Insight::new(counters, maps, Arc::clone(&shared), config.vantage));
     let (events, _) = broadcast::channel(WATCH_QUEUE);
+    // Events wait in the ring until everything else stands.
+    let attachments = attach::attach(&mut kernel, &config)?;
+    let sweeper = Sweeper::take(kernel)?;
     let nobody_reads = Arc::new(Notify::new());
     let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;
     let (sink, stdout_thread) = match printing {
@@ -99,8 +102,6 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let (publisher, publish_thread) =
         start_publisher(owner::lookup(config.vantage), sink, events.clone(), Arc::clone(&shared))?;
 
-    let attachments = attach::attach(&mut kernel, &config)?;
-    let sweeper = Sweeper::take(kernel)?;
     let engine = Engine::new(&config, ring, attachments, publisher, Arc::clone(&shared));
 
     // Only now: whoever finds the socket may rely on it that packets are seen.
@@ -118,13 +119,10 @@ async fn serve(config: Config) -> Result<ExitCode> {
         let _ = stop.send(true);
     });
 
-    let stopping_socket = stopped(stopping.clone());
-    let (ending, ()) = tokio::join!(engine.run(sweeper, stopped(stopping)), async {
-        tokio::select! {
-            () = socket.serve(office) => {}
-            () = stopping_socket => {}
-        }
-    });
+    let ending = tokio::select! {
+        ending = engine.run(sweeper, stopped(stopping)) => ending,
+        () = socket.serve(office) => Ending::Requested,
+    };
     drop(socket);
     finish([Some(publish_thread), stdout_thread].into_iter().flatten());
     summarise(&insight, &shared);

@@ -21,13 +21,13 @@ pub(super) fn stats(args: StatsArgs) -> Result<ExitCode> {
     let StatsArgs { output, socket } = args;
     let request = Request::new(What::Stats, Filter::default());
     let mut conversation = Conversation::start(&socket.socket, &request)?;
-    match conversation.next_answer::<Stats>()? {
-        Some(Answer::Item(stats, line)) => match output {
-            StatsFormat::Json => print(&line)?,
-            StatsFormat::Table => print(&tables(&stats))?,
+    match conversation.next_answer()? {
+        Some(Answer::Item(line)) => match output {
+            StatsFormat::Json => print(line)?,
+            StatsFormat::Table => print(&tables(&Answer::parse(line)?))?,
         },
         Some(Answer::Notice(_)) | None => {
-            return Err(Error::Answer("it ends in the middle: the daemon has ended".into()));
+            return Err(Error::HungUp);
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,9 @@
 //! `tcpfsm watch`: live events of the running daemon.
 
-use std::process::ExitCode;
+use std::{
+    io::{BufWriter, Write as _},
+    process::ExitCode,
+};
 
 use super::print;
 use crate::{
@@ -41,24 +44,34 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
         eprintln!("{LEGEND}");
         print(&lines.header())?;
     }
+    let mut stdout = BufWriter::new(std::io::stdout().lock());
+    let failed = || Error::io("write to stdout");
     let mut text = String::new();
-    while let Some(answer) = conversation.next_answer::<Report>()? {
+    while let Some(answer) = conversation.next_answer()? {
         match answer {
-            Answer::Item(report, line) => match &lines {
-                Some(lines) => {
-                    text.clear();
-                    lines.write(&mut text, &report);
-                    print(&text)?;
-                }
-                None => print(&line)?,
-            },
+            Answer::Item(line) => {
+                let shown = match &lines {
+                    Some(lines) => {
+                        text.clear();
+                        lines.write(&mut text, &Answer::parse::<Report>(line)?);
+                        &text
+                    }
+                    None => line,
+                };
+                stdout.write_all(shown.as_bytes()).map_err(failed())?;
+            }
             Answer::Notice(Notice::Lost(count)) => {
                 eprintln!("tcpfsm: {count} events were dropped: this reader is too slow");
             }
             Answer::Notice(Notice::Error(_) | Notice::End(_)) => {}
         }
+        // Live, but not a system call per line when many come at once.
+        if conversation.is_drained() {
+            stdout.flush().map_err(failed())?;
+        }
     }
-    Err(Error::Answer("it hung up: the daemon has ended".into()))
+    stdout.flush().map_err(failed())?;
+    Err(Error::HungUp)
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, fmt, ops::Index, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
-use tcpfsm_common::abi::STATE_SLOTS;
-use tcpfsm_common::fsm::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, State};
+use tcpfsm_common::{
+    abi::STATE_SLOTS,
+    fsm::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, State},
+};
 
 /// A duration for each state; `None` means never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

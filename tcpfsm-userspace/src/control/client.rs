@@ -22,11 +22,23 @@ pub struct Conversation {
 
 /// One line of an answer.
 #[derive(Debug)]
-pub enum Answer<T> {
-    /// What was asked for, and the line it came in.
-    Item(Box<T>, String),
+pub enum Answer<'a> {
+    /// What was asked for, as it came, with its line feed.
+    Item(&'a str),
     /// The server's own words.
     Notice(Notice),
+}
+
+impl Answer<'_> {
+    /// Reads an item.
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub fn parse<T: DeserializeOwned>(line: &str) -> Result<T> {
+        serde_json::from_str(line).map_err(|error| {
+            Error::Answer(format!("{error}; is the daemon of another version than this command?"))
+        })
+    }
 }
 
 impl Conversation {
@@ -45,8 +57,8 @@ impl Conversation {
     /// The next line; `None` when the daemon hung up.
     ///
     /// # Errors
-    /// The answer is a refusal, or makes no sense.
-    pub fn next_answer<T: DeserializeOwned>(&mut self) -> Result<Option<Answer<T>>> {
+    /// The answer is a refusal, or cannot be read.
+    pub fn next_answer(&mut self) -> Result<Option<Answer<'_>>> {
         let Self { reader, path, line } = self;
         line.clear();
         let count = reader
@@ -55,16 +67,20 @@ impl Conversation {
         if count == 0 {
             return Ok(None);
         }
-        // Notices have one field of a name that nothing else has.
-        match serde_json::from_str(line) {
-            Ok(Notice::Error(words)) => return Err(Error::Answer(words)),
-            Ok(notice) => return Ok(Some(Answer::Notice(notice))),
-            Err(_) => {}
+        // Notices begin as nothing else does; items are not parsed here, since some only pass through.
+        if !["{\"error\"", "{\"lost\"", "{\"end\""].iter().any(|start| line.starts_with(start)) {
+            return Ok(Some(Answer::Item(line)));
         }
-        let item = serde_json::from_str(line).map_err(|error| {
-            Error::Answer(format!("{error}; is the daemon of another version than this command?"))
-        })?;
-        Ok(Some(Answer::Item(Box::new(item), std::mem::take(line))))
+        match Answer::parse(line)? {
+            Notice::Error(words) => Err(Error::Answer(words)),
+            notice => Ok(Some(Answer::Notice(notice))),
+        }
+    }
+
+    /// Whether the next line must be waited for: time to show what is there.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        !self.reader.buffer().contains(&b'\n')
     }
 }
 

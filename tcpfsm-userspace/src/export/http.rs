@@ -71,7 +71,11 @@ async fn index() -> Html<&'static str> {
 }
 
 async fn show_metrics(State(served): State<Served>) -> Response {
-    match served.metrics.render() {
+    // Rendering may wait for a sweep: not on a thread that others need.
+    let rendered = tokio::task::spawn_blocking(move || served.metrics.render())
+        .await
+        .unwrap_or_else(|error| Err(Error::Answer(error.to_string())));
+    match rendered {
         Ok(page) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
         }

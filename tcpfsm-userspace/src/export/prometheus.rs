@@ -364,17 +364,17 @@ mod tests {
         page.lines().filter(|line| !line.starts_with('#')).collect()
     }
 
+    /// After a wanted change: `TCPFSM_UPDATE_GOLDEN=1 cargo test -p tcpfsm-userspace golden`.
     #[test]
     fn an_idle_host_shows_the_golden_page() {
-        let golden = include_str!("../../tests/golden/metrics.prom");
+        const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.prom");
         let page = render(&idle());
-        let first_difference = page.lines().zip(golden.lines()).find(|(a, b)| a != b);
-        assert!(
-            page == golden,
-            "tests/golden/metrics.prom differs ({} lines, now {}): {first_difference:?}",
-            golden.lines().count(),
-            page.lines().count()
-        );
+        if std::env::var_os("TCPFSM_UPDATE_GOLDEN").is_some() {
+            std::fs::write(PATH, &page).unwrap();
+        }
+        let golden = std::fs::read_to_string(PATH).unwrap();
+        let difference = page.lines().zip(golden.lines()).find(|(now, golden)| now != golden);
+        assert!(page == golden, "tests/golden/metrics.prom differs, first in (now, golden) {difference:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     io::{ErrorKind, Write as _},
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -26,6 +27,9 @@ use crate::{
 /// Chunks that wait for stdout; each holds a batch of lines.
 const QUEUE: usize = 256;
 
+/// Bytes that wait for stdout, give or take a chunk.
+const QUEUED_BYTES: usize = 16 << 20;
+
 /// Renders reports and hands them to the writing thread.
 #[derive(Debug)]
 pub struct StdoutSink {
@@ -33,6 +37,7 @@ pub struct StdoutSink {
     chunk: String,
     lines: u64,
     queue: SyncSender<String>,
+    queued_bytes: Arc<AtomicUsize>,
     shared: SharedGauges,
     behind: bool,
 }
@@ -63,18 +68,23 @@ pub fn start(
         }
     };
     let (queue, chunks) = sync_channel(QUEUE);
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
     let thread = std::thread::Builder::new()
         .name("stdout".into())
-        .spawn(move || write_all(&chunks, &closed))
+        .spawn({
+            let queued_bytes = Arc::clone(&queued_bytes);
+            move || write_all(&chunks, &queued_bytes, &closed)
+        })
         .map_err(Error::io("start the stdout thread"))?;
-    let mut sink = StdoutSink { format, chunk: header, lines: 0, queue, shared, behind: false };
+    let mut sink = StdoutSink { format, chunk: header, lines: 0, queue, queued_bytes, shared, behind: false };
     sink.flush();
     Ok(Some((sink, thread)))
 }
 
-fn write_all(chunks: &Receiver<String>, closed: &Notify) {
+fn write_all(chunks: &Receiver<String>, queued_bytes: &AtomicUsize, closed: &Notify) {
     let mut stdout = std::io::stdout().lock();
     while let Ok(chunk) = chunks.recv() {
+        queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
         let written = stdout.write_all(chunk.as_bytes()).and_then(|()| stdout.flush());
         if let Err(error) = written {
             // A reader that has had enough is no failure; the daemon has nobody to report to, and ends.
@@ -102,9 +112,14 @@ impl Sink for StdoutSink {
         }
         let chunk = std::mem::take(&mut self.chunk);
         let lines = std::mem::take(&mut self.lines);
-        match self.queue.try_send(chunk) {
+        let bytes = chunk.len();
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let sent =
+            if before > QUEUED_BYTES { Err(TrySendError::Full(chunk)) } else { self.queue.try_send(chunk) };
+        match sent {
             Ok(()) => self.behind = false,
             Err(TrySendError::Full(_)) => {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 Losses::add(&self.shared.losses.stdout, lines);
                 if !std::mem::replace(&mut self.behind, true) {
                     warn!("stdout is too slow: lines are dropped, and counted");

@@ -79,7 +79,9 @@ impl TextLines {
         write_ends(line, time, flow)?;
         write!(line, "{:<5} {states:<26} {dwell:>7}  {cause:<17} ", end(flow, *side))?;
         self.iface(line, flow)?;
-        self.process(line, proc.as_ref())
+        // The owner is that of this host's socket: on the other end's lines it would mislead.
+        let own = flow.local.is_some_and(|local| local.includes(*side));
+        self.process(line, proc.as_ref().filter(|_| own))
     }
 
     fn closed(&self, line: &mut String, time: &str, closed: &ConnClosed) -> std::fmt::Result {

@@ -251,7 +251,7 @@ fn classifier(
 fn refused(error: &ProgramError) -> Refused {
     let errno = errno(error);
     let cause = match errno {
-        Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        Some(errno) => crate::error::describe(&std::io::Error::from_raw_os_error(errno)),
         None => chain(error),
     };
     Refused { refusal: Refusal::from_errno(errno), cause }

@@ -79,7 +79,7 @@ fn load_error(error: &EbpfError) -> Error {
                 Some(libc::ENOMEM) => {
                     "not enough memory; make it smaller under [maps] in the configuration".into()
                 }
-                _ => io_error.to_string(),
+                _ => crate::error::describe(io_error),
             },
         },
         EbpfError::MapError(error) => Error::Load { what: "a map".into(), cause: chain(error) },
@@ -157,7 +157,8 @@ fn program_error(name: &str, error: &ProgramError) -> Error {
             let log = verifier_log.to_string();
             debug!("verifier on {name}:\n{log}");
             let last = log.lines().rev().find(|line| is_complaint(line)).unwrap_or_default().trim();
-            if last.is_empty() { io_error.to_string() } else { format!("{io_error}: {last}") }
+            let refusal = crate::error::describe(io_error);
+            if last.is_empty() { refusal } else { format!("{refusal}: {last}") }
         }
         error => chain(error),
     };

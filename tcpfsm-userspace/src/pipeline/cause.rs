@@ -172,7 +172,8 @@ mod tests {
     fn every_step_of_a_life_has_its_reason() {
         use State::*;
         // The sender is the low end; `end` says whose step it is.
-        let cases: &[(u16, &[Fact], End, State, State, &str)] = &[
+        type Case = (u16, &'static [Fact], End, State, State, &'static str);
+        let cases: &[Case] = &[
             (SYN, &[Fact::Open], End::Low, Closed, SynSent, "syn"),
             (SYN, &[Fact::Open], End::High, Listen, SynRecv, "syn"),
             (SYN | ACK, &[], End::Low, SynSent, SynRecv, "syn_ack"),

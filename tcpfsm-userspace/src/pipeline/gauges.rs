@@ -2,15 +2,23 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tcpfsm_common::abi::{Hook, SweepReport};
 
+use tokio::sync::Notify;
+
 use crate::{detect::AnomalyKind, kernel::sweep::SweepReports};
+
+/// A sweep younger than this is good enough for whoever asks.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long whoever asks waits for a sweep.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Gauges that change with every sweep.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +27,9 @@ pub struct Gauges {
     pub maps: SweepReports,
     /// Sweeps so far.
     pub sweeps: u64,
-    /// How long the last one took.
+    /// When the last one ended.
+    pub swept: Option<Instant>,
+    /// How long it took.
     pub sweep_duration: Duration,
     /// Anomalies that go on, in the order of [`AnomalyKind::ALL`].
     pub anomalies_active: [u64; AnomalyKind::ALL.len()],
@@ -80,6 +90,8 @@ impl Losses {
 #[derive(Debug, Default)]
 pub struct Shared {
     gauges: Mutex<Gauges>,
+    changed: Condvar,
+    sweep_wanted: Notify,
     /// What was lost.
     pub losses: Losses,
     /// Reports made so far.
@@ -96,8 +108,30 @@ impl Shared {
         self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A copy of the gauges from a sweep of a moment ago: asks for one, and waits for it, but not for long.
+    #[must_use]
+    pub fn fresh_gauges(&self) -> Gauges {
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        if gauges.swept.is_some_and(|swept| swept.elapsed() < FRESH) {
+            return gauges.clone();
+        }
+        self.sweep_wanted.notify_one();
+        let sweeps = gauges.sweeps;
+        let (gauges, _) = self
+            .changed
+            .wait_timeout_while(gauges, PATIENCE, |gauges| gauges.sweeps == sweeps)
+            .unwrap_or_else(PoisonError::into_inner);
+        gauges.clone()
+    }
+
+    /// Ready when somebody wants a sweep out of turn.
+    pub async fn sweep_wanted(&self) {
+        self.sweep_wanted.notified().await;
+    }
+
     /// Changes the gauges.
     pub fn update(&self, change: impl FnOnce(&mut Gauges)) {
         change(&mut self.gauges.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
     }
 }

@@ -45,6 +45,11 @@ impl Conversation {
         Flow { orig: ORIG, resp: RESP, iface: "veth0".into(), local: None }
     }
 
+    /// The next segments carry these sequence numbers.
+    pub(crate) fn renumber(&mut self, next: [u32; 2]) {
+        self.next = next;
+    }
+
     /// One segment a millisecond after the last, acknowledging everything so far.
     pub(crate) fn segment(&mut self, sender: End, flags: u16, len: u32) -> Observation {
         self.now += 1_000_000;

@@ -109,7 +109,7 @@ pub(super) fn conn_closed(event: &FlowEvent, totals: &Totals, flow: Flow) -> Con
 
 #[cfg(test)]
 mod tests {
-    use tcpfsm_common::{fact::Fact, segment::TcpFlags};
+    use tcpfsm_common::{abi::EventKind, fact::Fact, segment::TcpFlags};
 
     use super::*;
     use crate::pipeline::synthetic::{Conversation, RESP};
@@ -145,29 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn another_generation_starts_from_nothing() {
-        let before = Verdict::default().with_state(End::Low, State::TimeWait, true).with_state(
-            End::High,
-            State::Closed,
-            true,
-        );
-        let after = before
-            .next_generation()
-            .with_originator(End::High)
-            .with_state(End::High, State::SynSent, true)
-            .with_state(End::Low, State::SynRecv, false);
-        let event = FlowEvent {
-            before: before.0,
-            after: after.0,
-            sender: End::High as u8,
-            since: [5, 6],
-            time: 100,
-            ..FlowEvent::new(EventKind::Verdict)
-        };
-        let steps: Vec<_> = steps(&event).collect();
+    fn another_generation_starts_from_its_own_beginning() {
+        let mut talk = Conversation::new();
+        talk.ordinary_life();
+        talk.renumber([900_000, 2_000_000]);
+        let observation = talk.segment(End::Low, TcpFlags::SYN, 0);
+        let steps: Vec<_> = steps(&observation.event).collect();
         assert_eq!(
             steps.iter().map(|s| (s.end, s.from, s.to, s.dwell_ns)).collect::<Vec<_>>(),
-            [(End::High, State::Closed, State::SynSent, 0), (End::Low, State::Listen, State::SynRecv, 0)]
+            [
+                // §3.6.1: from TIME-WAIT it may reopen; how long it was there is the earlier connection's story.
+                (End::Low, State::TimeWait, State::SynSent, 0),
+                (End::High, State::Listen, State::SynRecv, 0)
+            ]
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   file ─► input.rs ─► pcap.rs / pcapng.rs ─► capture.rs   frames
-//!        ─► link.rs ─► tcpfsm_common::packet                segments
+//!        ─► decode.rs (link.rs, fragments.rs) ─► tcpfsm_common::packet   segments
 //!        ─► tracker.rs ─► tcpfsm_common::fsm                states of both ends
 //!                      └► zeek/                             connections, conn_state, history
 //!        ─► output.rs                                       table or JSON lines
@@ -12,6 +12,8 @@
 //! warning.
 
 mod capture;
+mod decode;
+mod fragments;
 mod input;
 mod link;
 mod output;
@@ -33,17 +35,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use tcpfsm_common::{
-    flow::{End, FlowKey},
-    packet::{
-        IcmpError, Network,
-        Packet::{Icmp, Tcp},
-        PacketBytes, Parsed, Skip, parse_network,
-    },
-};
+use tcpfsm_common::packet::Skip;
 
 use self::{
-    capture::{Capture, CaptureError, Frame},
+    capture::{Capture, CaptureError},
+    decode::{Decoder, Said},
     output::Lines,
     tracker::{Tracker, Want},
     zeek::Packet,
@@ -138,16 +134,20 @@ fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> R
         Failure::Input(anyhow!("cannot replay {name}: {error}; {remedy}"))
     };
     let mut capture = Capture::open(source).map_err(|error| refuse(&error))?;
+    let mut decoder = Decoder::new(want);
     let mut tracker = Tracker::new(want);
     let mut counts = Counts::default();
     loop {
         match capture.next() {
             Ok(Some(frame)) => {
                 counts.packets += 1;
-                if let Err(skip) = observe(&frame, want, &mut tracker, lines)? {
-                    counts.skipped[skip as usize] += 1;
-                    if !link::is_known(frame.link) {
-                        counts.unknown_link = Some(frame.link);
+                match decoder.decode(&frame) {
+                    Ok(said) => observe(&said, (frame.number, frame.time), want, &mut tracker, lines)?,
+                    Err(skip) => {
+                        counts.skipped[skip as usize] += 1;
+                        if !link::is_known(frame.link) {
+                            counts.unknown_link = Some(frame.link);
+                        }
                     }
                 }
             }
@@ -172,85 +172,32 @@ fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> R
     Ok(counts)
 }
 
-/// An ICMP error that quotes a segment.
-fn icmp(
-    key: FlowKey,
-    quoted: End,
-    error: &IcmpError,
-    frame: &Frame<'_>,
-    want: Want,
-    tracker: &mut Tracker,
-    lines: &mut Lines<'_>,
-) -> Result<Result<(), Skip>, Failure> {
-    if let Some(sighting) = tracker.icmp(key, quoted, error, frame.time)
-        && want == Want::Packets
-    {
-        lines.packet(frame.number, frame.time, &sighting)?;
-    }
-    Ok(Ok(()))
-}
-
-/// One frame: to the tracker, and what it says to the output.
+/// One frame: to the tracker, and what that says to the output.
 fn observe(
-    frame: &Frame<'_>,
+    said: &Said,
+    frame: (u64, i64),
     want: Want,
     tracker: &mut Tracker,
     lines: &mut Lines<'_>,
-) -> Result<Result<(), Skip>, Failure> {
-    let time = frame.time;
-    let (parsed, complete) = match parse(frame) {
-        Ok(parsed) => parsed,
-        Err(skip) => return Ok(Err(skip)),
+) -> io::Result<()> {
+    let (number, time) = frame;
+    let sighting = match said {
+        Said::Segment { key, sender, segment, complete, self_connected } => {
+            let packet = Packet { sender: *sender, segment, time, complete: *complete };
+            Some(tracker.segment(*key, packet, number, *self_connected))
+        }
+        Said::Icmp { key, quoted, error } => tracker.icmp(*key, *quoted, error, time),
+        Said::Fragment => None,
     };
-    let (key, sender, segment, self_connected) = match &parsed {
-        Parsed::V4(Tcp(ends, segment)) => {
-            let (key, sender) = ends.key(0);
-            (FlowKey::V4(key), sender, segment, ends.is_self_connected())
-        }
-        Parsed::V6(Tcp(ends, segment)) => {
-            let (key, sender) = ends.key(0);
-            (FlowKey::V6(key), sender, segment, ends.is_self_connected())
-        }
-        Parsed::V4(Icmp(ends, error)) => {
-            let (key, quoted) = ends.key(0);
-            return icmp(FlowKey::V4(key), quoted, error, frame, want, tracker, lines);
-        }
-        Parsed::V6(Icmp(ends, error)) => {
-            let (key, quoted) = ends.key(0);
-            return icmp(FlowKey::V6(key), quoted, error, frame, want, tracker, lines);
-        }
-    };
-    let packet = Packet { sender, segment, time, complete };
-    let sighting = tracker.segment(key, packet, frame.number, self_connected);
-    if want == Want::Packets {
-        lines.packet(frame.number, time, &sighting)?;
+    if want == Want::Packets
+        && let Some(sighting) = sighting
+    {
+        lines.packet(number, time, &sighting)?;
     }
     for summary in tracker.finished() {
         lines.connection(&summary)?;
     }
-    Ok(Ok(()))
-}
-
-/// The segment in a frame, and whether all of its payload was captured.
-fn parse(frame: &Frame<'_>) -> Result<(Parsed, bool), Skip> {
-    let (network, offset) = link::locate(frame.link, frame.bytes)?;
-    let bytes = frame.bytes;
-    let end = match network {
-        Network::Ipv4 => match usize::from(bytes.u16(offset + 2).ok_or(Skip::Truncated)?) {
-            0 => frame.wire_len,
-            len => offset + len,
-        },
-        Network::Ipv6 => match usize::from(bytes.u16(offset + 4).ok_or(Skip::Truncated)?) {
-            0 => frame.wire_len,
-            len => offset + 40 + len,
-        },
-    };
-    if end > frame.wire_len {
-        // The frame is shorter than its IP header says: every receiver drops such a packet.
-        return Err(Skip::BadHeader);
-    }
-    let parsed = parse_network(&bytes, network, offset, frame.wire_len)?;
-    Ok((parsed, end <= bytes.len()))
+    Ok(())
 }
 
 /// What was read and what was not understood.

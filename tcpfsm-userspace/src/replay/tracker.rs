@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use foldhash::fast::RandomState;
 use tcpfsm_common::{
-    abi::{FlowRecord, SweepRequest, Verdict, STATE_SLOTS},
+    abi::{Evidence, FlowRecord, STATE_SLOTS, SweepRequest, Verdict},
     fact::{Fact, Facts},
     flow::{Direction, End, FlowKey},
     fsm::{Config, DEFAULT_TIMEOUT_SECONDS, PlainDesk, State, advance, expire, observe_icmp},
@@ -17,8 +17,9 @@ use super::zeek::{Alarm, Connection, Packet, Timers};
 /// Flows in the table before it is first swept.
 const FIRST_SWEEP: usize = 1 << 16;
 
-/// Flows kept at most; beyond this the ones whose connection is over are forgotten early.
-const MAX_FLOWS: usize = 1 << 22;
+/// Above this many flows, those of which only one end was ever heard are not waited for any longer: a flood of
+/// SYNs from random addresses must not take all memory.
+const CROWDED: usize = 1 << 19;
 
 /// What the machine says of a packet.
 pub(super) struct Sighting {
@@ -273,12 +274,20 @@ impl Tracker {
     /// flow is constant.
     #[cold]
     fn sweep(&mut self, now: u64) {
-        let crowded = self.index.len() >= MAX_FLOWS;
-        for (flow, slot) in self.flows.iter_mut().zip(0_u32..) {
-            if flow.in_use && flow.connection.is_none() {
+        let crowded = self.index.len() >= CROWDED;
+        for slot in (0_u32..).take(self.flows.len()) {
+            let Some(flow) = self.flows.get_mut(slot as usize) else { break };
+            if !flow.in_use {
+                continue;
+            }
+            let given_up = crowded && flow.is_one_sided();
+            if given_up {
+                self.finish(slot);
+            }
+            let Some(flow) = self.flows.get_mut(slot as usize) else { break };
+            if flow.connection.is_none() {
                 flow.settle_silence(now);
-                let gone = flow.record.last_seen() == 0;
-                if gone || (crowded && Verdict(flow.record.shared.verdict).is_embryonic()) {
+                if given_up || flow.record.last_seen() == 0 {
                     flow.in_use = false;
                     self.index.remove(&flow.key);
                     self.free.push(slot);
@@ -290,6 +299,10 @@ impl Tracker {
 }
 
 impl Flow {
+    fn is_one_sided(&self) -> bool {
+        self.record.sent.iter().any(|sent| !sent.has(Evidence::SEEN))
+    }
+
     /// What time alone did to the flow since its last packet: the same as the daemon's sweep.
     #[inline]
     fn settle_silence(&mut self, now: u64) {

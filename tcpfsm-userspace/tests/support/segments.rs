@@ -44,7 +44,10 @@ pub enum Near {
 pub enum Options {
     None,
     /// What a SYN carries: MSS, SACK-permitted, window scale; and timestamps if asked.
-    Syn { scale: u8, timestamps: bool },
+    Syn {
+        scale: u8,
+        timestamps: bool,
+    },
     /// Timestamps, by their distance from the last.
     Timestamps(i32),
     /// A SACK block beyond a hole.
@@ -79,7 +82,8 @@ impl Move {
             ]
         };
         let len = prop_oneof![6 => Just(0_u16), 2 => Just(1_u16), 3 => Just(100_u16), 2 => 0..1460_u16];
-        let window = prop_oneof![6 => Just(64_240_u16), 2 => Just(63_u16), 1 => Just(0_u16), 1 => any::<u16>()];
+        let window =
+            prop_oneof![6 => Just(64_240_u16), 2 => Just(63_u16), 1 => Just(0_u16), 1 => any::<u16>()];
         let options = prop_oneof![
             6 => Just(Options::None),
             4 => (0..16_u8, any::<bool>()).prop_map(|(scale, timestamps)| Options::Syn { scale, timestamps }),
@@ -207,7 +211,7 @@ pub fn tcp(
     options: &[u8],
     payload: usize,
 ) -> Vec<u8> {
-    assert!(options.len() % 4 == 0 && options.len() <= 40);
+    assert!(options.len().is_multiple_of(4) && options.len() <= 40);
     let words = u8::try_from(5 + options.len() / 4).unwrap();
     let [reserved_ae, low] = flags.to_be_bytes();
     let mut bytes = Vec::new();

@@ -89,6 +89,13 @@ fn command(stage: &Stage, arguments: &Arguments, program: &Path, socket: &Path) 
     if !arguments.has("--socket") {
         command.arg("--socket").arg(socket);
     }
+    if !arguments.has("--stuck") {
+        // The defaults wait up to a minute: longer than most people watch a demo.
+        command.args(["--stuck", "close_wait=5s", "--stuck", "syn_recv=3s"]);
+        if !arguments.has("--sweep-interval") {
+            command.args(["--sweep-interval", "1s"]);
+        }
+    }
     command.args(&arguments.args);
     command
 }

@@ -6,23 +6,12 @@ use tcpfsm_common::{
 };
 
 use super::{
-    endpoint::{Endpoint, History, State},
+    endpoint::{Endpoint, State},
+    history::History,
+    lifetime::{INACTIVITY, INACTIVITY_INTERACTIVE, INACTIVITY_OPENING, SHORT},
     ports::{is_interactive, is_likely_server},
-    timers::{Sleeper, Timer, Timers},
+    timers::{Timer, Timers},
 };
-
-const SECOND: i64 = 1_000_000_000;
-
-/// `tcp_SYN_timeout`, `tcp_attempt_delay`, `tcp_close_delay`, `tcp_connection_linger`: all 5 s.
-const SHORT: i64 = 5 * SECOND;
-/// `tcp_session_timer`.
-const SESSION: i64 = 6 * SECOND;
-/// A connection whose handshake has not completed (`udp_inactivity_timeout`, which serves for TCP until then).
-const INACTIVITY_OPENING: i64 = 60 * SECOND;
-/// `tcp_inactivity_timeout`.
-const INACTIVITY: i64 = 300 * SECOND;
-/// `port_inactivity_timeouts`.
-const INACTIVITY_INTERACTIVE: i64 = 3600 * SECOND;
 
 /// A segment and what the summary needs beside it.
 #[derive(Clone, Copy)]
@@ -45,19 +34,19 @@ pub(in crate::replay) struct Alarm<'a> {
 /// A connection.
 #[derive(Debug)]
 pub(in crate::replay) struct Connection {
-    serial: u32,
-    epoch: u8,
-    inactivity_epoch: u8,
-    inactivity: i64,
-    orig: End,
+    pub(super) serial: u32,
+    pub(super) epoch: u8,
+    pub(super) inactivity_epoch: u8,
+    pub(super) inactivity: i64,
+    pub(super) orig: End,
     ports: [u16; 2],
     ends: [Endpoint; 2],
     history: History,
     /// Of the last packet, until both ends have closed.
-    last_time: i64,
-    is_active: bool,
+    pub(super) last_time: i64,
+    pub(super) is_active: bool,
     is_partial: bool,
-    close_deferred: bool,
+    pub(super) close_deferred: bool,
 }
 
 impl Connection {
@@ -106,11 +95,11 @@ impl Connection {
         self.ports[end as usize & 1]
     }
 
-    const fn end(&self, end: End) -> &Endpoint {
+    pub(super) const fn end(&self, end: End) -> &Endpoint {
         &self.ends[end as usize & 1]
     }
 
-    const fn end_mut(&mut self, end: End) -> &mut Endpoint {
+    pub(super) const fn end_mut(&mut self, end: End) -> &mut Endpoint {
         &mut self.ends[end as usize & 1]
     }
 
@@ -387,14 +376,6 @@ impl Connection {
         }
     }
 
-    fn set_inactivity(&mut self, timeout: i64, alarm: &mut Alarm<'_>) {
-        if self.inactivity != timeout {
-            self.inactivity = timeout;
-            self.inactivity_epoch = self.inactivity_epoch.wrapping_add(1);
-            self.set(alarm, Timer::Inactivity, self.last_time.saturating_add(timeout));
-        }
-    }
-
     /// `end`'s data before `at` was acknowledged.
     fn acknowledge(&mut self, end: End, at: u64, alarm: &mut Alarm<'_>) {
         let (peer, is_partial) = (self.end(end.other()).state, self.is_partial);
@@ -404,88 +385,5 @@ impl Connection {
             self.ends[end as usize & 1].note_gaps(&mut self.history, gaps);
         }
         self.check_eof(end, alarm);
-    }
-
-    /// Once `end` has closed and all that it sent is there, a close that was put off happens.
-    fn check_eof(&mut self, end: End, alarm: &mut Alarm<'_>) {
-        let (own, peer) = (self.end(end), self.end(end.other()));
-        let closed = own.sent_fin || matches!(own.state, State::Closed | State::Reset);
-        if own.stream.did_eof || !closed || own.is_pending(peer) {
-            return;
-        }
-        self.end_mut(end).stream.did_eof = true;
-        if self.close_deferred {
-            self.close(end, alarm);
-            self.close_deferred = false;
-        }
-    }
-
-    /// `end` has closed its side.
-    fn close(&mut self, end: End, alarm: &mut Alarm<'_>) {
-        let (own, peer) = (self.end(end), self.end(end.other()));
-        if own.is_pending(peer) {
-            self.close_deferred = true;
-            return;
-        }
-        let complete = own.state == State::Reset || peer.did_close || peer.state == State::Inactive;
-        let (before, did_close) = (own.before, own.did_close);
-        self.close_deferred = false;
-        if did_close {
-            return;
-        }
-        self.end_mut(end).did_close = true;
-        if complete {
-            self.is_active = false;
-            self.epoch = self.epoch.wrapping_add(1);
-            self.set(alarm, Timer::Delete, self.last_time.saturating_add(SHORT));
-        } else if before != State::Inactive {
-            self.set(alarm, Timer::Expire, self.last_time.saturating_add(SESSION));
-        }
-    }
-
-    /// A timer went off. Says whether the connection is over.
-    pub(in crate::replay) fn wake(&mut self, sleeper: Sleeper, alarm: &mut Alarm<'_>) -> bool {
-        let now = alarm.now;
-        let (orig, resp) = (self.orig_end(), self.resp_end());
-        match sleeper.timer {
-            Timer::Delete => true,
-            Timer::Inactivity => {
-                if sleeper.epoch != self.inactivity_epoch {
-                    return false;
-                }
-                let due = self.last_time.saturating_add(self.inactivity);
-                if due > now {
-                    self.set(alarm, Timer::Inactivity, due);
-                }
-                due <= now
-            }
-            Timer::Attempt => {
-                sleeper.epoch == self.epoch
-                    && self.is_active
-                    && matches!(orig.state, State::SynSent | State::SynAckSent)
-                    && resp.state == State::Inactive
-            }
-            Timer::Expire => {
-                if sleeper.epoch != self.epoch || !self.is_active {
-                    return false;
-                }
-                let states = [orig.state, resp.state];
-                let any = |state| states.contains(&state);
-                let closed = [orig.did_close, resp.did_close];
-                let over = closed == [true; 2]
-                    || (closed != [false; 2] && (any(State::Reset) || any(State::Inactive)))
-                    || states == [State::Inactive; 2];
-                if over && self.last_time.saturating_add(SHORT) < now {
-                    return true;
-                }
-                self.set(alarm, Timer::Expire, now.saturating_add(SESSION));
-                false
-            }
-        }
-    }
-
-    fn set(&self, alarm: &mut Alarm<'_>, timer: Timer, time: i64) {
-        let epoch = if timer == Timer::Inactivity { self.inactivity_epoch } else { self.epoch };
-        alarm.timers.set(time, Sleeper { slot: alarm.slot, serial: self.serial, timer, epoch });
     }
 }

@@ -5,7 +5,10 @@ use tcpfsm_common::{
     seq::SeqNum,
 };
 
-use super::stream::{Sender, Stream};
+use super::{
+    history::{History, Scaled},
+    stream::{Sender, Stream},
+};
 
 /// A jump of sequence numbers that is not believed in a SYN or a RST.
 const TOO_FAR: i32 = 1 << 20;
@@ -76,34 +79,6 @@ impl Wide {
 
     const fn full(self) -> u64 {
         (self.wraps as u64) << 32 | self.low.0 as u64
-    }
-}
-
-/// A letter that is repeated at the 10th, 100th, … time.
-#[derive(Debug)]
-struct Scaled {
-    count: u32,
-    threshold: u32,
-}
-
-impl Default for Scaled {
-    fn default() -> Self {
-        Self { count: 0, threshold: 1 }
-    }
-}
-
-impl Scaled {
-    /// Counts once more; says whether that is worth a letter.
-    const fn count(&mut self) -> bool {
-        self.count = self.count.wrapping_add(1);
-        if self.count != self.threshold {
-            return false;
-        }
-        match self.threshold.checked_mul(10) {
-            Some(threshold) => self.threshold = threshold,
-            None => self.count = 0,
-        }
-        true
     }
 }
 
@@ -343,35 +318,5 @@ impl Endpoint {
     /// Whether gaps of this end are worth a letter.
     pub(super) fn is_clean(&self) -> bool {
         self.state == State::Established || (self.state == State::Closed && self.before == State::Established)
-    }
-}
-
-/// The history, and whose letters are being written.
-#[derive(Debug, Default)]
-pub(super) struct History {
-    text: String,
-    lower: bool,
-}
-
-impl History {
-    pub(super) const fn is_originator(&mut self, originator: bool) {
-        self.lower = !originator;
-    }
-
-    pub(super) fn write(&mut self, code: u8) {
-        let code = if self.lower { code.to_ascii_lowercase() } else { code };
-        self.text.push(char::from(code));
-    }
-
-    /// The originator is another than was thought.
-    pub(super) fn flip(&mut self) {
-        let swap =
-            |c: char| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
-        self.text = std::iter::once('^').chain(self.text.chars().map(swap)).collect();
-        self.lower = !self.lower;
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.text
     }
 }

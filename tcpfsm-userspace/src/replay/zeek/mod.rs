@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   packet ─► timers.rs      connections whose time ran out
-//!          ─► connection.rs  is it a new connection? who is its originator? when is it over?
+//!          ─► connection.rs  is it a new connection? who is its originator?
 //!          ─► endpoint.rs    what each end was seen to do: seven coarse states, sequence numbers
 //!          ─► stream.rs      which bytes of the stream are there: content gaps
+//!          ─► history.rs     the letters
+//!          ─► lifetime.rs    is the connection over?
 //!          ─► summary.rs     conn_state
 //! ```
 //!
@@ -15,6 +17,8 @@
 
 mod connection;
 mod endpoint;
+mod history;
+mod lifetime;
 mod ports;
 mod stream;
 mod summary;

@@ -1,0 +1,281 @@
+//! SYN and SYN-ACK: beginnings, reopenings, simultaneous opens (RFC 9293 §3.5, §3.10.7.2–4; RFC 5961 §4; RFC 6191).
+
+use super::{
+    Event, State,
+    desk::Desk,
+    track::Track,
+    window::{newer_timestamp, rcv_nxt, window_edge},
+};
+use crate::{
+    abi::{Evidence, Verdict},
+    fact::Fact,
+    segment::Segment,
+};
+
+impl<D: Desk> Track<'_, D> {
+    #[inline(always)]
+    pub(super) fn syn(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        if segment.len > 0 {
+            self.facts.add(Fact::SynData);
+        }
+        let known = self.is_current(own) && own.has(Evidence::SYN);
+        let again = known && own.iss == segment.seq;
+        match self.state_of_sender() {
+            State::Closed | State::Listen | State::TimeWait => self.open(own, peer, segment),
+            State::SynSent => {
+                if again {
+                    self.facts.add(Fact::SynRtx);
+                    self.syn_arrives(own, segment);
+                } else {
+                    match self.state_of_receiver() {
+                        State::SynRecv => self.syn_into_handshake(own, peer, segment),
+                        State::Closed
+                        | State::Listen
+                        | State::SynSent
+                        | State::Established
+                        | State::FinWait1
+                        | State::FinWait2
+                        | State::CloseWait
+                        | State::Closing
+                        | State::LastAck
+                        | State::TimeWait => self.open(own, peer, segment),
+                    }
+                }
+            }
+            State::SynRecv => {
+                if again {
+                    self.facts.add(Fact::SynRtx);
+                } else if known {
+                    self.facts.add(Fact::SynDiffIsn);
+                } else {
+                    // §3.5 figure 8: it sent a SYN of its own where a SYN-ACK was expected.
+                    self.facts.add(Fact::SimultaneousOpen);
+                    own.start(segment, self.verdict().generation() as u8);
+                    self.confirm_sender();
+                    self.receive(Event::RcvdSyn);
+                }
+            }
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => {
+                if again
+                    && matches!(self.state_of_sender(), State::Established)
+                    && !self.verdict().is_confirmed(self.sender)
+                {
+                    // It never got the SYN-ACK that was seen.
+                    self.facts.add(Fact::SynRtx);
+                    self.roll_back(self.sender, State::SynSent, true);
+                } else {
+                    self.facts.add(Fact::SynInEstablished);
+                    own.flags |= Evidence::SYN_ON_LIVE;
+                }
+            }
+        }
+    }
+
+    /// A SYN from an end that has no connection.
+    #[inline(always)]
+    fn open(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        if self.verdict().has(Verdict::CANDIDATE)
+            && self.is_current(peer)
+            && peer.has(Evidence::SYN_ACK)
+            && peer.last_ack == segment.seq.plus(1)
+        {
+            // The SYN-ACK was seen before the SYN that it answers.
+            self.facts.add(Fact::Open);
+            self.set_verdict(self.verdict().with(Verdict::CANDIDATE, false).with_originator(self.sender));
+            own.start(segment, self.verdict().generation() as u8);
+            self.set_verdict(self.verdict().with_state(self.receiver, State::SynRecv, true));
+            self.send(Event::SentSyn);
+            self.receive_at(self.sender, Event::RcvdSynAck);
+            return;
+        }
+        let receiver = self.state_of_receiver();
+        let reopens = self.reopens_time_wait(own, peer, segment);
+        let (had_timestamp, recent) = (own.has(Evidence::TIMESTAMPS), own.tsval);
+        if (self.is_current(own) || self.is_current(peer)) && !self.verdict().has(Verdict::CANDIDATE) {
+            self.facts.add(Fact::PortReuse);
+        }
+        self.facts.add(Fact::Open);
+        self.next_generation();
+        self.set_verdict(self.verdict().with_originator(self.sender));
+        own.start(segment, self.verdict().generation() as u8);
+        self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
+        match receiver {
+            State::Closed | State::Listen => {
+                self.set_verdict(self.verdict().with_state(self.receiver, State::Listen, false));
+                self.receive(Event::RcvdSyn);
+            }
+            State::TimeWait => {
+                if reopens {
+                    self.facts.add(Fact::TwReuse);
+                    self.receive(Event::RcvdSyn);
+                    self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
+                } else {
+                    self.facts.add(Fact::TwSynOld);
+                    // TIME-WAIT goes on; its last timestamp is what a later SYN must beat.
+                    if had_timestamp && recent.wrapping_sub(own.tsval).cast_signed() > 0 {
+                        own.tsval = recent;
+                        own.flags |= Evidence::TIMESTAMPS;
+                    }
+                }
+            }
+            State::SynSent => {
+                self.facts.add(Fact::SimultaneousOpen);
+                self.receive(Event::RcvdSyn);
+            }
+            State::SynRecv => self.facts.add(Fact::SynDiffIsn),
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => self.facts.add(Fact::SynOnLiveFlow),
+        }
+    }
+
+    /// §3.6.1, RFC 6191: TIME-WAIT takes a SYN beyond everything received, or with a newer timestamp.
+    #[inline(always)]
+    fn reopens_time_wait(&self, own: &Evidence, peer: &Evidence, segment: &Segment) -> bool {
+        segment.seq.after(rcv_nxt(own, peer)) || newer_timestamp(own, segment)
+    }
+
+    /// The same SYN again.
+    #[inline(always)]
+    fn syn_arrives(&mut self, own: &mut Evidence, segment: &Segment) {
+        match self.state_of_receiver() {
+            State::Closed | State::Listen => {
+                self.set_verdict(self.verdict().with_state(self.receiver, State::Listen, false));
+                self.receive(Event::RcvdSyn);
+            }
+            State::TimeWait => {
+                if newer_timestamp(own, segment) {
+                    self.facts.add(Fact::TwReuse);
+                    own.tsval = segment.options.tsval;
+                    self.receive(Event::RcvdSyn);
+                    self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
+                }
+            }
+            State::SynSent
+            | State::SynRecv
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => {}
+        }
+    }
+
+    /// Another SYN to an end in SYN-RECEIVED (§3.10.7.4): in the window it ends the handshake.
+    #[inline(always)]
+    fn syn_into_handshake(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
+        let rcv = rcv_nxt(own, peer);
+        if !segment.seq.before(rcv) && segment.seq.before(window_edge(peer, rcv)) {
+            self.facts.add(Fact::SynDiffIsn);
+            self.receive(Event::RcvdRst);
+        } else {
+            self.facts.add(Fact::OutOfWindow);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn syn_ack(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        let acks_syn = self.is_current(peer)
+            && peer.has(Evidence::SYN)
+            && segment.ack.after(peer.iss)
+            && !segment.ack.after(peer.nxt);
+        let again = self.is_current(own) && own.has(Evidence::SYN) && own.iss == segment.seq;
+        match self.state_of_receiver() {
+            State::SynSent | State::SynRecv => {
+                if acks_syn {
+                    self.syn_ack_arrives(own, peer, segment, again);
+                } else {
+                    self.facts.add(Fact::SynAckBadAck);
+                }
+            }
+            State::Closed | State::Listen => {
+                if again {
+                    self.facts.add(Fact::SynAckRtx);
+                } else if self.verdict().is_closed() {
+                    // Its SYN was missed or comes late, or it is backscatter: remember, but show nothing.
+                    self.facts.add(Fact::NoSession);
+                    self.next_generation();
+                    self.set_verdict(
+                        self.verdict().with(Verdict::CANDIDATE, true).with_originator(self.receiver),
+                    );
+                    own.start(segment, self.verdict().generation() as u8);
+                    own.flags |= Evidence::SYN_ACK;
+                } else {
+                    self.facts.add(Fact::SynAckOdd);
+                }
+            }
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => {
+                if again && own.has(Evidence::SYN_ACK) {
+                    self.facts.add(Fact::SynAckRtx);
+                    if matches!(self.state_of_sender(), State::Established)
+                        && !self.verdict().is_confirmed(self.sender)
+                    {
+                        // The ACK that was seen to complete the handshake never arrived.
+                        self.roll_back(self.sender, State::SynRecv, true);
+                    }
+                } else if again {
+                    // The answer to a crossing SYN (§3.5 figure 8).
+                    own.flags |= Evidence::SYN_ACK;
+                } else {
+                    self.facts.add(Fact::SynAckOdd);
+                }
+            }
+        }
+        own.last_ack = segment.ack;
+    }
+
+    /// A SYN-ACK that acknowledges its receiver's SYN.
+    #[inline(always)]
+    fn syn_ack_arrives(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment, again: bool) {
+        match self.state_of_sender() {
+            State::SynRecv | State::SynSent | State::Closed | State::Listen | State::TimeWait => {
+                if again && own.has(Evidence::SYN_ACK) {
+                    self.facts.add(Fact::SynAckRtx);
+                } else if !again {
+                    if self.is_current(own) {
+                        self.facts.add(Fact::SynAckOdd);
+                    }
+                    own.start(segment, self.verdict().generation() as u8);
+                }
+                self.send(Event::SentSynAck);
+                self.confirm_sender();
+            }
+            State::Established => {
+                if again && own.has(Evidence::SYN_ACK) && !self.verdict().is_confirmed(self.sender) {
+                    self.facts.add(Fact::SynAckRtx);
+                    self.roll_back(self.sender, State::SynRecv, true);
+                } else if !again {
+                    self.facts.add(Fact::SynAckOdd);
+                    return;
+                }
+            }
+            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {
+                self.facts.add(Fact::SynAckOdd);
+                return;
+            }
+        }
+        own.flags |= Evidence::SYN_ACK;
+        own.take_window(segment, peer, &mut self.facts);
+        self.set_verdict(self.verdict().with(Verdict::REOPENING, false));
+        if peer.has(Evidence::SYN_DATA) && matches!(self.state_of_receiver(), State::SynSent) {
+            let accepted = segment.ack.after(peer.iss.plus(1));
+            self.facts.add(if accepted { Fact::TfoAccepted } else { Fact::TfoIgnored });
+        }
+        self.receive(Event::RcvdSynAck);
+    }
+}

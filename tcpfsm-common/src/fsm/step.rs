@@ -1,0 +1,277 @@
+//! One segment, one step: the machine's entrances, and the books of a flow record.
+
+use super::{
+    Event, State,
+    desk::{Desk, PlainDesk},
+    track::Track,
+    window::fails_paws,
+};
+use crate::{
+    abi::{CloseReason, Evidence, FlowRecord, KernelConfig, Shared, Verdict},
+    fact::{Fact, Facts},
+    flow::End,
+    packet::{IcmpError, Unreachable},
+    segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
+};
+
+/// What the host is known to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// TIME-WAIT ignores resets (sysctl `net.ipv4.tcp_rfc1337`).
+    pub rfc1337: bool,
+    /// Flows begun before the observer are not picked up.
+    pub strict: bool,
+}
+
+impl From<KernelConfig> for Config {
+    #[inline(always)]
+    fn from(config: KernelConfig) -> Self {
+        Self {
+            rfc1337: config.flags & KernelConfig::RFC1337 != 0,
+            strict: config.flags & KernelConfig::STRICT != 0,
+        }
+    }
+}
+
+/// What one segment did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The verdict after it.
+    pub verdict: Verdict,
+    /// What it told.
+    pub facts: Facts,
+}
+
+impl Step {
+    /// Whether this is worth an event: an end is in another state, a connection began, or something was told that
+    /// is more than ordinary loss. A stray that is only remembered is no connection yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_news(&self, before: Verdict) -> bool {
+        !self.verdict.has(Verdict::CANDIDATE)
+            && (self.moved(before) || !self.facts.without(Facts::QUIET).is_empty())
+    }
+
+    /// Whether an end is in another state, or a connection began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moved(&self, before: Verdict) -> bool {
+        (before.0 ^ self.verdict.0) & Verdict::STATES_AND_GENERATION != 0
+    }
+}
+
+/// A segment of a flow whose ends are both settled in ESTABLISHED, in order, with nothing to tell: the path
+/// of nearly every segment. Gives `false`, and leaves the evidence alone, where the full machine must look.
+///
+/// For a segment taken here [`observe`] would leave the verdict as it is, tell no fact, and make the
+/// evidence the same; a property test holds it to that.
+#[inline(always)]
+#[must_use]
+pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
+    const QUIET: u16 = Evidence::SEEN | Evidence::SYN | Evidence::EDGE;
+    const NOISY: u16 =
+        Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
+    let end = segment.end_seq();
+    let ack = segment.ack;
+    if !verdict.is_settled()
+        || !matches!(segment.flags.kind(), SegmentKind::Ack)
+        || own.flags & (QUIET | NOISY) != QUIET
+        || own.generation != peer.generation
+        || segment.seq != own.nxt
+        || own.contig != own.nxt
+        || ack.before(own.ack)
+        || ack.after(peer.nxt)
+        || peer.flags & (Evidence::SEEN | Evidence::SYN | Evidence::EDGE | Evidence::FIN) != QUIET
+        || segment.seq.after(peer.edge)
+        || segment.seq.before(peer.ack)
+        || segment.window == 0
+        || fails_paws(own, segment)
+        || segment.options.has(TcpOptions::MALFORMED)
+        || (segment.len == 0 && ack == own.ack && peer.nxt != ack)
+    {
+        return false;
+    }
+    let mut nothing = Facts::default();
+    own.nxt = end;
+    own.contig = end;
+    own.ooo_start = own.ooo_end;
+    own.take_window(segment, peer, &mut nothing);
+    if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
+        && (!own.has(Evidence::TIMESTAMPS) || !segment.seq.after(peer.ack))
+    {
+        own.tsval = segment.options.tsval;
+        own.flags |= Evidence::TIMESTAMPS;
+    }
+    true
+}
+
+/// Advances the machine by one segment from `sender`: brings `own`, the evidence of what `sender` sent, up to
+/// date and says what the verdict is now. `peer` is the evidence of what the other end sent.
+///
+/// Total: any evidence, verdict and segment give an answer.
+#[inline(always)]
+#[must_use]
+pub fn observe<D: Desk>(
+    desk: &D,
+    verdict: Verdict,
+    sender: End,
+    own: &mut Evidence,
+    peer: &Evidence,
+    segment: &Segment,
+    config: Config,
+) -> Step {
+    match segment.flags.kind() {
+        SegmentKind::Invalid => observe_invalid(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Syn => observe_syn(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::SynAck => observe_syn_ack(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Ack | SegmentKind::Fin => observe_ack(desk, verdict, sender, own, peer, segment, config),
+        SegmentKind::Rst => observe_reset(desk, verdict, sender, own, peer, segment, config),
+    }
+}
+
+macro_rules! observe_kind {
+    ($($(#[$doc:meta])* $name:ident => $method:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        #[must_use]
+        pub fn $name<D: Desk>(
+            desk: &D,
+            verdict: Verdict,
+            sender: End,
+            own: &mut Evidence,
+            peer: &Evidence,
+            segment: &Segment,
+            config: Config,
+        ) -> Step {
+            let mut track = Track::begin(desk, verdict, sender, config);
+            if segment.options.has(TcpOptions::MALFORMED) {
+                track.facts.add(Fact::BadOption);
+            }
+            track.$method(own, peer, segment);
+            track.conclude(verdict)
+        }
+    )*};
+}
+
+observe_kind! {
+    /// [`observe`] for flags that no conforming stack sends.
+    observe_invalid => invalid;
+    /// [`observe`] for a SYN.
+    observe_syn => syn;
+    /// [`observe`] for a SYN-ACK.
+    observe_syn_ack => syn_ack;
+    /// [`observe`] for data, acknowledgments and FINs.
+    observe_ack => ack;
+    /// [`observe`] for a reset.
+    observe_reset => reset;
+}
+
+/// Advances the machine by an ICMP error about a segment that `quoted` sent; `own` is that end's evidence.
+#[inline(always)]
+#[must_use]
+pub fn observe_icmp<D: Desk>(
+    desk: &D,
+    verdict: Verdict,
+    quoted: End,
+    own: &Evidence,
+    error: &IcmpError,
+) -> Step {
+    let mut track = Track::begin(desk, verdict, quoted, Config::default());
+    let hard = !matches!(error.reason, Unreachable::Soft);
+    if hard && matches!(track.state_of_sender(), State::SynSent) && own.iss == error.seq {
+        track.facts.add(Fact::ConnectUnreachable);
+        track.receive_at(track.sender, Event::Unreachable);
+        track.receive_at(track.receiver, Event::Unreachable);
+        track.set_verdict(track.verdict().with_close_reason(CloseReason::Unreachable));
+    } else {
+        track.facts.add(Fact::IcmpSoftError);
+    }
+    track.conclude(verdict)
+}
+
+/// One segment from `sender` applied to a whole record, as the kernel programs do it: the short path if it
+/// will do, else the machine; then the books. Gives what changed and what was told.
+#[inline(always)]
+pub fn advance(
+    record: &mut FlowRecord,
+    sender: End,
+    segment: &Segment,
+    now: u64,
+    config: Config,
+) -> (Step, Change) {
+    let FlowRecord { shared, sent: [low, high] } = record;
+    let (own, peer) = match sender {
+        End::Low => (low, &*high),
+        End::High => (high, &*low),
+    };
+    let before = Verdict(shared.verdict);
+    let step = if observe_settled(before, own, peer, segment) {
+        Step { verdict: before, facts: Facts::default() }
+    } else {
+        observe(&PlainDesk::default(), before, sender, own, peer, segment, config)
+    };
+    own.count(segment, now);
+    shared.verdict = step.verdict.0;
+    let change = if step.verdict.0 == before.0 && step.facts.is_empty() {
+        Change { opened: false, over: false }
+    } else {
+        settle(shared, sender, before, &step, segment, now)
+    };
+    (step, change)
+}
+
+/// What changed between two verdicts, beside the words themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// A new generation began.
+    pub opened: bool,
+    /// Neither end can send any more: each is closed or in TIME_WAIT, and before that was not so.
+    pub over: bool,
+}
+
+/// Writes down a change of verdict in the part of the record that both directions share: when each end
+/// entered its state, and every fact.
+#[inline(always)]
+pub fn settle(
+    shared: &mut Shared,
+    sender: End,
+    before: Verdict,
+    step: &Step,
+    segment: &Segment,
+    now: u64,
+) -> Change {
+    let Step { verdict: after, facts } = *step;
+    let opened = before.generation() != after.generation();
+    if opened {
+        shared.opened = now;
+        shared.facts = 0;
+        shared.rtx = [0; 2];
+        shared.since = [now; 2];
+        shared.reported = 0;
+    }
+    if before.state(End::Low) as u8 != after.state(End::Low) as u8 {
+        shared.since[0] = now;
+        shared.reported = 0;
+    }
+    if before.state(End::High) as u8 != after.state(End::High) as u8 {
+        shared.since[1] = now;
+        shared.reported = 0;
+    }
+    let own = sender as usize & 1;
+    if facts.has(Fact::Rtx) {
+        shared.rtx[own] = shared.rtx[own].wrapping_add(1);
+    }
+    if segment.flags.any(TcpFlags::SYN) && segment.options.has(TcpOptions::HAS_MSS) {
+        shared.mss[own] = segment.options.mss;
+    }
+    shared.facts |= facts.0;
+    Change { opened, over: is_over(after) && !is_over(before) }
+}
+
+/// Whether neither end can send any more: each is closed, or in TIME_WAIT.
+pub(super) const fn is_over(verdict: Verdict) -> bool {
+    const fn quiet(state: State) -> bool {
+        state.is_closed() || matches!(state, State::TimeWait)
+    }
+    quiet(verdict.state(End::Low)) && quiet(verdict.state(End::High))
+}
