@@ -1,0 +1,18 @@
+//! What only an observer meets: `P01` to `P40` of the conformance table, part B. No socket tells the truth here; what
+//! is expected is by reasoning.
+//!
+//! - [`scripts`]: segments on a flow, through the userspace machine and through the kernel programs, in both families
+//! - [`frames`]: packets whose headers are the matter, through the parser and through every hook
+//! - [`crowds`]: many flows at once, in the kernel's maps
+//!
+//! Not here: P11 (an LRU map is never full: it evicts), P34 (a socket connected to itself has no two ends to be told
+//! apart), P39 (maps are not kept over a restart), P40 (`timeout.rs` has tests of its own with any clock).
+
+mod support;
+
+#[path = "observer/crowds.rs"]
+mod crowds;
+#[path = "observer/frames.rs"]
+mod frames;
+#[path = "observer/scripts.rs"]
+mod scripts;

@@ -1,0 +1,432 @@
+//! Scripts of segments on one flow.
+//!
+//! A line is: sender (`C` or `S`), flags (`0` for none), `s` and the sequence number, `a` and the acknowledgment,
+//! `+` and the length, `w` and the window; then what must be known of client and server after it, `-` where no flow
+//! must be shown; then facts that it must tell, or with `!` must not. Numbers are relative to each end's initial
+//! one. A state with `~` is assumed.
+
+use tcpfsm_common::{
+    abi::{FlowRecord, Verdict},
+    fact::{Fact, Facts},
+    flow::{End, FlowKey},
+    fsm::{Config, State, advance},
+    segment::TcpFlags,
+};
+
+use crate::support::{self, Kernel, Through, ethernet, segments};
+
+struct Script {
+    id: &'static str,
+    what: &'static str,
+    lines: &'static [&'static str],
+}
+
+const HANDSHAKE: [&str; 3] = ["C S s0 SS/~SR open", "S SA s0 a1 ~ES/SR", "C A s1 a1 ES/~ES established"];
+
+/// `HS` in a script stands for the handshake.
+const SCRIPTS: &[Script] = &[
+    Script {
+        id: "P01",
+        what: "mid-stream pickup, data first: both ends at once",
+        lines: &["C PA s5001 a9001 +100 ES/~ES midstream_pickup", "S A s9001 a5101 ES/ES !midstream_pickup"],
+    },
+    Script {
+        id: "P02",
+        what: "a bare ACK of an unknown flow shows none: O32 and O33 are measured, the table only reasons; an answer \
+               from the other side that fits shows it",
+        lines: &["C A s5001 a9001 - no_session", "S A s9001 a5001 ~ES/ES midstream_pickup"],
+    },
+    Script {
+        id: "P02",
+        what: "or data from the same side",
+        lines: &["C A s5001 a9001 - no_session", "C PA s5001 a9001 +10 ES/~ES midstream_pickup"],
+    },
+    Script {
+        id: "P02",
+        what: "or the same side again and again, and its peer stays assumed",
+        lines: &[
+            "C A s5001 a9001 - no_session",
+            "C A s5001 a9101 - no_session",
+            "C A s5001 a9201 ES/~ES midstream_pickup",
+        ],
+    },
+    Script {
+        id: "P03",
+        what: "pickup by FIN: hidden like any stray (O32), and with its acknowledgment all of it is there",
+        lines: &["C FA s5001 a9001 - no_session", "S A s9001 a5002 ~F2/CW midstream_pickup"],
+    },
+    Script { id: "P04", what: "a reset of an unknown flow begins none", lines: &["C R s5001 - no_session"] },
+    Script {
+        id: "P04",
+        what: "nor does one that acknowledges",
+        lines: &["C RA s5001 a9001 - no_session", "S RA s9001 a5001 - no_session"],
+    },
+    Script {
+        id: "P05",
+        what: "pickup by SYN-ACK: hidden (O10 and O32 are measured) until the client acknowledges it",
+        lines: &["S SA s0 a1 - no_session", "C A s1 a1 ES/~ES midstream_pickup", "S A s1 a1 ES/ES"],
+    },
+    Script {
+        id: "P05",
+        what: "answered by a reset it was backscatter",
+        lines: &["S SA s0 a1 - no_session", "C R s1 - no_session"],
+    },
+    Script {
+        id: "P05",
+        what: "alone, however often, it shows nothing",
+        lines: &["S SA s0 a1 - no_session", "S SA s0 a1 - synack_rtx", "S SA s0 a1 - synack_rtx"],
+    },
+    Script {
+        id: "P06",
+        what: "only the client's side is seen: believed once it has gone on for three segments, which a challenge or \
+               a forgery (O35) does not; what its peer has received remains unknown",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C A s1 a1 SS/~SR ack_unseen",
+            "C PA s1 a1 +100 SS/~SR ack_unseen",
+            "C PA s101 a1 +100 ES/~ES one_sided",
+            "C FA s201 a1 F1/~ES half_closed",
+        ],
+    },
+    Script {
+        id: "P07",
+        what: "only the server's side is seen: with data the handshake is known to be done",
+        lines: &[
+            "S SA s0 a1 - no_session",
+            "S PA s1 a1 +100 ~ES/ES midstream_pickup",
+            "S PA s101 a51 +100 ~ES/ES",
+            "S FA s201 a51 ~CW/F1 half_closed",
+        ],
+    },
+    Script {
+        id: "P09",
+        what: "the local SYN is seen after the SYN-ACK that answers it",
+        lines: &["S SA s0 a1 -", "C S s0 ~ES/SR open !port_reuse", "C A s1 a1 ES/~ES established"],
+    },
+    Script {
+        id: "P13",
+        what: "half-open: SYN-RECEIVED until its time is up",
+        lines: &["C S s0 SS/~SR open", "S SA s0 a1 ~ES/SR", "S SA s0 a1 ~ES/SR synack_rtx"],
+    },
+    Script {
+        id: "P14",
+        what: "SYN scan of a closed port",
+        lines: &["C S s0 SS/~SR open", "S RA s0 a1 CL/CL connect_refused"],
+    },
+    Script {
+        id: "P15",
+        what: "half-open scan of an open port",
+        lines: &["C S s0 SS/~SR open", "S SA s0 a1 ~ES/SR", "C R s1 CL/CL handshake_aborted"],
+    },
+    Script { id: "P16", what: "FIN scan", lines: &["C F s0 - bad_flags", "S RA s0 a1 - no_session"] },
+    Script { id: "P16", what: "NULL scan", lines: &["C 0 s0 - bad_flags", "S RA s0 a0 - no_session"] },
+    Script { id: "P16", what: "XMAS scan", lines: &["C FPU s0 - bad_flags", "S RA s0 a1 - no_session"] },
+    Script { id: "P16", what: "Maimon scan", lines: &["C FA s0 a9 - no_session", "S R s9 -"] },
+    Script { id: "P17", what: "ACK scan", lines: &["C A s0 a9 - no_session", "S R s9 - no_session"] },
+    Script {
+        id: "P18",
+        what: "SYN-ACK backscatter, answered by a reset",
+        lines: &["S SA s0 a1 - no_session", "C R s1 - no_session", "S SA s0 a1 -", "C R s1 - no_session"],
+    },
+    Script {
+        id: "P10",
+        what: "after its eviction a flow is a stranger: picked up again in mid-stream",
+        lines: &["HS", "C PA s1 a1 +100 ES/~ES", "evict", "S PA s1 a101 +50 ~ES/ES midstream_pickup"],
+    },
+    Script {
+        id: "P25",
+        what: "a super-packet with data and FIN: the FIN is behind all of it",
+        lines: &["HS", "C FPA s1 a1 +1400 F1/~CW half_closed", "S A s1 a1402 ~F2/CW"],
+    },
+    Script {
+        id: "P36",
+        what: "a gap in the capture: acknowledgments of what was not seen are believed when they keep coming (the \
+               table says after two; one alone is C35's forgery)",
+        lines: &[
+            "HS",
+            "S A s1 a5001 ES/~ES ack_unseen",
+            "S A s1 a5001 ES/~ES ack_unseen",
+            "S A s1 a5001 ES/ES capture_gap",
+            "C PA s5001 a1 +10 ES/ES",
+            "S A s1 a5011 ES/ES !ack_unseen",
+        ],
+    },
+    Script {
+        id: "P37",
+        what: "the FIN was not seen, but both ends count it",
+        lines: &["HS", "S PA s1 a1 +1 ES/ES", "S A s2 a2 ES/ES ack_unseen", "C A s2 a2 F2/~CW fin_unseen"],
+    },
+    Script {
+        id: "P38",
+        what: "the window scale is unknown: 300 kB ahead is taken to be in the window",
+        lines: &[
+            "C PA s5001 a9001 +100 ES/~ES midstream_pickup",
+            "S A s9001 a5101 w1000 ES/ES",
+            "C PA s305101 a9001 +100 ES/ES !out_of_window ooo",
+        ],
+    },
+];
+
+#[test]
+fn scripts_are_met_by_the_machine() {
+    let families = [segments::Family::V4, segments::Family::V6];
+    let played = SCRIPTS.iter().flat_map(|script| families.map(|family| play(script, family, 0, None)));
+    all_met(played.collect());
+    println!("{} scripts, both families", SCRIPTS.len());
+}
+
+#[test]
+fn scripts_are_met_by_the_kernel_programs() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    let mut played = Vec::new();
+    for (network, script) in (1..).zip(SCRIPTS) {
+        // An eviction here takes a full map, see `crowds`.
+        if script.lines.contains(&"evict") {
+            continue;
+        }
+        for family in [segments::Family::V4, segments::Family::V6] {
+            played.push(play(script, family, network, Some(&mut kernel)));
+        }
+    }
+    all_met(played);
+}
+
+fn all_met(played: Vec<Result<(), String>>) {
+    let failures: Vec<_> = played.into_iter().filter_map(Result::err).collect();
+    assert!(failures.is_empty(), "{} scripts are not met:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// P08: every packet is seen twice, as on `lo`, or on a bridge and its port. The states are as if it were seen once.
+#[test]
+fn a_packet_that_is_seen_twice_changes_no_state() {
+    let whole = [
+        "HS",
+        "C PA s1 a1 +100 ES/~ES",
+        "S A s1 a101 ES/ES",
+        "S PA s1 a101 +200 ES/ES",
+        "C A s101 a201 ES/ES",
+        "C FA s101 a201 F1/~CW",
+        "S A s201 a102 F2/CW",
+        "S FA s201 a102 ~TW/LA",
+        "C A s102 a202 TW/~CL",
+    ];
+    let lines: Vec<&str> = whole.iter().flat_map(|&line| expand(line)).collect();
+    let mut record = FlowRecord::default();
+    for (number, line) in (1..).zip(&lines) {
+        let line = Line::parse(line);
+        let packet = line.packet(segments::Family::V4, 0, number);
+        let (_, sender, segment) = segments::parse(&packet);
+        for _ in 0..2 {
+            let _ = advance(&mut record, sender, &segment, 0, Config::default());
+            let states = line.states_of(&record);
+            let expected = line.expected.map(|ends| ends.map(|(state, _)| state));
+            assert_eq!(states.map(|ends| ends.map(|(state, _)| state)), expected, "P08: {line:?}");
+        }
+    }
+}
+
+/// P35: the same addresses and ports on two networks are two flows where the scope says so, and one where not.
+#[test]
+fn a_scope_keeps_equal_tuples_apart() {
+    crate::needs_kernel!();
+    let packet = Line::parse("C S s0 SS/~SR").packet(segments::Family::V4, 0, 1);
+    let (FlowKey::V4(key), ..) = segments::parse(&packet) else { unreachable!() };
+    // A `KernelConfig`: the scope, and no flags.
+    static CONFIG: [u32; 2] = [7, 0];
+    let mut kernel = Kernel::load_with(|mut loader| {
+        loader.override_global("CONFIG", &CONFIG[..], true);
+        loader
+    });
+    kernel.run(Through::Xdp, &ethernet(&packet));
+    let scoped = |scope| FlowKey::V4(tcpfsm_common::flow::FlowKey4 { scope, ..key });
+    assert!(kernel.record(&scoped(7)).is_some(), "P35: not under its own scope");
+    assert!(kernel.record(&scoped(0)).is_none(), "P35: under another's");
+}
+
+fn play(
+    script: &Script,
+    family: segments::Family,
+    network: u32,
+    mut kernel: Option<&mut Kernel>,
+) -> Result<(), String> {
+    let Script { id, what, lines } = script;
+    let mut record = FlowRecord::default();
+    let lines: Vec<&str> = lines.iter().flat_map(|&line| expand(line)).collect();
+    for (number, text) in (1..).zip(lines) {
+        if text == "evict" {
+            record = FlowRecord::default();
+            continue;
+        }
+        let line = Line::parse(text);
+        let at = format!("{id} ({what}), {family:?}, line {number} `{text}`");
+        let packet = line.packet(family, network, number);
+        let (key, sender, segment) = segments::parse(&packet);
+        let (step, _) = advance(&mut record, sender, &segment, 0, Config::default());
+        line.check(&record, step.facts).map_err(|difference| format!("{at}: {difference}"))?;
+        if let Some(kernel) = &mut kernel {
+            let through = if line.from_client { Through::TcEgress } else { Through::Xdp };
+            kernel.run(through, &ethernet(&packet));
+            match kernel.record(&key) {
+                Some((in_kernel, _)) => {
+                    assert_eq!(support::comparable(&in_kernel), support::comparable(&record), "{at}");
+                }
+                None => {
+                    assert_eq!(
+                        Verdict(record.shared.verdict).generation(),
+                        0,
+                        "{at}: no record in the kernel"
+                    );
+                    record = FlowRecord::default();
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn expand(line: &'static str) -> Vec<&'static str> {
+    if line == "HS" { HANDSHAKE.to_vec() } else { vec![line] }
+}
+
+/// A state, and whether it is assumed.
+type End2 = [(State, bool); 2];
+
+#[derive(Debug)]
+struct Line {
+    from_client: bool,
+    flags: u16,
+    seq: u32,
+    ack: u32,
+    len: usize,
+    window: u16,
+    /// Client and server; `None` where no flow must be shown.
+    expected: Option<End2>,
+    told: Facts,
+    untold: Facts,
+}
+
+/// Initial sequence numbers; the server's wraps around soon.
+const ISS: [u32; 2] = [0x1000_0000, 0xffff_ffa0];
+
+impl Line {
+    fn parse(text: &str) -> Self {
+        let mut words = text.split_whitespace();
+        let from_client = words.next() == Some("C");
+        let (own, peer) = if from_client { (ISS[0], ISS[1]) } else { (ISS[1], ISS[0]) };
+        let flags = words.next().unwrap().chars().fold(0, |flags, letter| flags | flag(letter));
+        let mut line = Self {
+            from_client,
+            flags,
+            seq: own,
+            ack: 0,
+            len: 0,
+            window: 64_240,
+            expected: None,
+            told: Facts::default(),
+            untold: Facts::default(),
+        };
+        for word in words {
+            let number = || word[1..].parse::<u32>();
+            match word.chars().next().unwrap() {
+                's' if number().is_ok() => line.seq = own.wrapping_add(number().unwrap()),
+                'a' if number().is_ok() => line.ack = peer.wrapping_add(number().unwrap()),
+                'w' if number().is_ok() => line.window = number().unwrap().try_into().unwrap(),
+                '+' => line.len = number().unwrap().try_into().unwrap(),
+                '-' => line.expected = None,
+                '!' => line.untold.add(fact(&word[1..])),
+                _ if word.contains('/') => {
+                    let (client, server) = word.split_once('/').unwrap();
+                    line.expected = Some([client, server].map(state));
+                }
+                _ => line.told.add(fact(word)),
+            }
+        }
+        line
+    }
+
+    fn packet(&self, family: segments::Family, network: u32, id: u16) -> Vec<u8> {
+        let ports = if self.from_client { (40_000, 443) } else { (443, 40_000) };
+        let tcp = segments::tcp(ports, self.seq, self.ack, self.flags, self.window, &[], self.len);
+        let (from, to) = if self.from_client { (1, 2) } else { (2, 1) };
+        match family {
+            segments::Family::V4 => segments::ipv4(network, from, to, id, &tcp),
+            segments::Family::V6 => segments::ipv6(network, from, to, &tcp),
+        }
+    }
+
+    fn check(&self, record: &FlowRecord, told: Facts) -> Result<(), String> {
+        let shown = self.states_of(record);
+        let alike = match (self.expected, shown) {
+            (None, None) => true,
+            // Of a closed end nothing is there to be proved.
+            (Some(expected), Some(shown)) => expected
+                .into_iter()
+                .zip(shown)
+                .all(|(expected, shown)| expected == shown || expected.0 == shown.0 && shown.0.is_closed()),
+            _ => false,
+        };
+        let (missing, surplus) = (self.told.without(told), Facts(self.untold.0 & told.0));
+        if alike && missing.is_empty() && surplus.is_empty() {
+            return Ok(());
+        }
+        Err(format!("shows {shown:?} (state, assumed) and tells: {}", names(told)))
+    }
+
+    /// Client's and server's; `None` where no flow is shown.
+    fn states_of(&self, record: &FlowRecord) -> Option<End2> {
+        let verdict = Verdict(record.shared.verdict);
+        let stray = verdict.is_closed() && verdict.close_reason() == tcpfsm_common::abi::CloseReason::Open;
+        if stray || verdict.has(Verdict::CANDIDATE) {
+            return None;
+        }
+        // Hosts 1 and 2 of `segments`: the client sorts first, whatever the family.
+        Some([End::Low, End::High].map(|end| {
+            let state = verdict.state(end);
+            (if state.is_closed() { State::Closed } else { state }, !verdict.is_confirmed(end))
+        }))
+    }
+}
+
+fn state(text: &str) -> (State, bool) {
+    let (text, assumed) = match text.strip_prefix('~') {
+        Some(text) => (text, true),
+        None => (text, false),
+    };
+    let state = match text {
+        "CL" => State::Closed,
+        "SS" => State::SynSent,
+        "SR" => State::SynRecv,
+        "ES" => State::Established,
+        "F1" => State::FinWait1,
+        "F2" => State::FinWait2,
+        "CW" => State::CloseWait,
+        "LA" => State::LastAck,
+        "CG" => State::Closing,
+        "TW" => State::TimeWait,
+        other => panic!("{other} is no state"),
+    };
+    (state, assumed)
+}
+
+fn flag(letter: char) -> u16 {
+    match letter {
+        'S' => TcpFlags::SYN,
+        'A' => TcpFlags::ACK,
+        'F' => TcpFlags::FIN,
+        'R' => TcpFlags::RST,
+        'P' => TcpFlags::PSH,
+        'U' => TcpFlags::URG,
+        '0' => 0,
+        other => panic!("{other} is no flag"),
+    }
+}
+
+fn fact(name: &str) -> Fact {
+    let found = Fact::ALL.into_iter().find(|fact| fact.name() == name);
+    found.unwrap_or_else(|| panic!("{name} is no fact"))
+}
+
+fn names(facts: Facts) -> String {
+    facts.iter().map(Fact::name).collect::<Vec<_>>().join(", ")
+}
