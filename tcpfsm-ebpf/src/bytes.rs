@@ -32,7 +32,6 @@ impl Linear {
     #[inline(always)]
     pub(crate) fn of_skb(ctx: &TcContext) -> Option<Self> {
         let wanted = ctx.len().min(HEADERS);
-        // Two pointers may be compared, but only a privileged program may subtract them (CAP_PERFMON).
         if ctx.data() + wanted as usize > ctx.data_end() {
             let _ = ctx.pull_data(wanted);
         }

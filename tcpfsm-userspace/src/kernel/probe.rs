@@ -12,6 +12,8 @@ const OLDEST: (u32, u32) = (5, 18);
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
+/// CAP_PERFMON: without it the verifier refuses arithmetic on pointers by numbers that it cannot foretell.
+const CAP_PERFMON: u32 = 38;
 
 /// Checks privileges and kernel.
 ///
@@ -56,6 +58,9 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
         missing.push("CAP_BPF");
     }
+    if !has(CAP_PERFMON) && !has(CAP_SYS_ADMIN) {
+        missing.push("CAP_PERFMON");
+    }
     if !has(CAP_NET_ADMIN) {
         missing.push("CAP_NET_ADMIN");
     }
@@ -88,8 +93,8 @@ mod tests {
     fn capabilities_are_read_from_status() {
         let status = "Name:\ttcpfsm\nCapEff:\t000001ffffffffff\n";
         assert_eq!(missing_capabilities(effective_capabilities(status).unwrap()), [""; 0]);
-        assert_eq!(missing_capabilities(0), ["CAP_BPF", "CAP_NET_ADMIN"]);
-        assert_eq!(missing_capabilities(1 << CAP_BPF | 1 << CAP_NET_ADMIN), [""; 0]);
+        assert_eq!(missing_capabilities(0), ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"]);
+        assert_eq!(missing_capabilities(1 << CAP_BPF | 1 << CAP_PERFMON | 1 << CAP_NET_ADMIN), [""; 0]);
         assert_eq!(missing_capabilities(1 << CAP_SYS_ADMIN), ["CAP_NET_ADMIN"]);
     }
 }
