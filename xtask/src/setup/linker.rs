@@ -26,7 +26,7 @@ pub(super) fn find(workspace: &Workspace, llvm: u32) -> Option<PathBuf> {
     which("bpf-linker").filter(|path| is_right_version(path))
 }
 
-/// Builds it from crates.io. Interrupted, the next attempt goes on from what was compiled.
+/// Builds it with `cargo install`. Interrupted, the next attempt goes on from what was compiled.
 pub(super) fn install(workspace: &Workspace, llvm: u32) -> Result<PathBuf> {
     if !SUPPORTED_LLVM.contains(&llvm) {
         bail!(
@@ -37,7 +37,7 @@ pub(super) fn install(workspace: &Workspace, llvm: u32) -> Result<PathBuf> {
         );
     }
     note(&format!(
-        "no bpf-linker {VERSION} for LLVM {llvm} yet: it will be built from crates.io (about 80 s)"
+        "no bpf-linker {VERSION} for LLVM {llvm} yet: it will be built by cargo install (about 80 s)"
     ));
     let prefix = match llvm_prefix(llvm) {
         Some(prefix) => prefix,
@@ -69,7 +69,7 @@ pub(super) fn install(workspace: &Workspace, llvm: u32) -> Result<PathBuf> {
     run_logged(
         &format!("Building bpf-linker {VERSION} into {}", workspace.short(&workspace.tools())),
         &workspace.logs().join("bpf-linker.log"),
-        "crates.io must be reachable and a C compiler installed; then run `cargo xtask setup` again, it resumes",
+        "the Rust package registry must be reachable and a C compiler installed; then run `cargo xtask setup` again, it resumes",
         &mut command,
     )?;
     let built = workspace.tools().join("bin/bpf-linker");
