@@ -201,9 +201,9 @@ pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -
 
 #[inline(always)]
 fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
-    // SAFETY: the map gave the element.
     let found = match key.find_flow() {
-        Some(record) if !unsafe { flow_table::verdict(record) }.has(Verdict::GONE) => Some(record),
+        // SAFETY: the map gave the element.
+        Some(record) if unsafe { !flow_table::verdict(record).has(Verdict::GONE) } => Some(record),
         _ => key.find_embryo(),
     };
     let Some(record) = found else { return };
