@@ -63,8 +63,8 @@ impl Step {
 /// A segment of a flow whose ends are both settled in ESTABLISHED, in order, with nothing to tell: the path
 /// of nearly every segment. Gives `false`, and leaves the evidence alone, where the full machine must look.
 ///
-/// For a segment taken here [`observe`] would leave the verdict as it is, tell no fact, and make the
-/// evidence the same; a property test holds it to that.
+/// For a segment taken here [`observe`] would leave the verdict as it is, tell no fact, and make the evidence
+/// the same, but for an out-of-order range that is past: it is emptied here. A property test holds it to that.
 #[inline(always)]
 #[must_use]
 pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
