@@ -24,8 +24,8 @@ impl CloseWait {
 }
 
 impl Detector for CloseWait {
-    fn kind(&self) -> AnomalyKind {
-        AnomalyKind::CloseWaitStuck
+    fn kinds(&self) -> &'static [AnomalyKind] {
+        &[AnomalyKind::CloseWaitStuck]
     }
 
     fn dwelling(&mut self, dwelling: &Dwelling, sweep: u32) {
@@ -49,8 +49,8 @@ impl Detector for CloseWait {
         )
     }
 
-    fn active(&self) -> usize {
-        self.0.active()
+    fn active(&self, kind: AnomalyKind) -> usize {
+        if self.kinds().contains(&kind) { self.0.active() } else { 0 }
     }
 }
 

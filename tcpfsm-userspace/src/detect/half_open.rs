@@ -26,8 +26,8 @@ impl HalfOpen {
 }
 
 impl Detector for HalfOpen {
-    fn kind(&self) -> AnomalyKind {
-        AnomalyKind::HalfOpen
+    fn kinds(&self) -> &'static [AnomalyKind] {
+        &[AnomalyKind::HalfOpen]
     }
 
     fn dwelling(&mut self, dwelling: &Dwelling, sweep: u32) {
@@ -50,8 +50,8 @@ impl Detector for HalfOpen {
         )
     }
 
-    fn active(&self) -> usize {
-        self.0.active()
+    fn active(&self, kind: AnomalyKind) -> usize {
+        if self.kinds().contains(&kind) { self.0.active() } else { 0 }
     }
 }
 
@@ -94,14 +94,14 @@ mod tests {
         }
         let [update] = detector.swept(30 * SECOND, 3)[..] else { panic!("one update") };
         assert_eq!((update.phase, update.count, update.severity), (Phase::Update, 199, Severity::Critical));
-        assert_eq!(detector.active(), 1);
+        assert_eq!(detector.active(AnomalyKind::HalfOpen), 1);
 
         for port in 1..200 {
             detector.left(&dwelling(port, 0).key, End::High);
         }
         let [end] = detector.swept(35 * SECOND, 4)[..] else { panic!("one end") };
         assert_eq!((end.phase, end.count, end.peak, end.first_seen), (Phase::End, 0, 199, 20 * SECOND));
-        assert_eq!(detector.active(), 0);
+        assert_eq!(detector.active(AnomalyKind::HalfOpen), 0);
         assert_eq!(detector.swept(40 * SECOND, 5), []);
     }
 

@@ -6,10 +6,10 @@
 mod close_wait;
 pub mod dwellers;
 mod half_open;
+mod kind;
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
 use tcpfsm_common::{
     flow::{End, FlowKey},
     fsm::State,
@@ -17,32 +17,9 @@ use tcpfsm_common::{
 
 pub use close_wait::CloseWait;
 pub use half_open::HalfOpen;
+pub use kind::{AnomalyKind, UnknownKind};
 
 use crate::report::{Phase, Severity, Side};
-
-/// Every kind of anomaly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnomalyKind {
-    /// Handshakes that were answered and not completed.
-    HalfOpen,
-    /// The peer closed, the local program does not.
-    CloseWaitStuck,
-}
-
-impl AnomalyKind {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::HalfOpen, Self::CloseWaitStuck];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HalfOpen => "half_open",
-            Self::CloseWaitStuck => "close_wait_stuck",
-        }
-    }
-}
 
 /// An end that has been in its state for longer than the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +63,10 @@ pub struct Finding {
     pub oldest: Dwelling,
 }
 
-/// A detector of flows that stay too long in a state.
+/// A detector of one kind of anomaly, or of several that come from the same evidence.
 pub trait Detector: Send {
     /// What it detects.
-    fn kind(&self) -> AnomalyKind;
+    fn kinds(&self) -> &'static [AnomalyKind];
 
     /// The sweep found an end beyond its threshold.
     fn dwelling(&mut self, dwelling: &Dwelling, sweep: u32);
@@ -100,8 +77,8 @@ pub trait Detector: Send {
     /// A sweep is complete, and all it found was told.
     fn swept(&mut self, now: u64, sweep: u32) -> Vec<Finding>;
 
-    /// How many anomalies are going on.
-    fn active(&self) -> usize;
+    /// How many anomalies of a kind are going on; 0 for the kinds of others.
+    fn active(&self, kind: AnomalyKind) -> usize;
 }
 
 /// All detectors. `report_every`: the sweep repeats itself about a flow after so many sweeps.

@@ -22,6 +22,10 @@ use crate::{
 /// Transitions outside the diagram (roll-backs) that get a series of their own; the rest share one.
 const MAX_UNUSUAL: usize = 24;
 
+/// Buckets of the dwell times that get no series of their own (4 ms, 64 ms, 1 s): below a few seconds the order of
+/// magnitude is enough, and nine states share the 400 series with the kinds of anomaly.
+const DWELL_UNSHOWN: [usize; 3] = [1, 3, 5];
+
 /// Everything that a scrape shows.
 #[derive(Clone, Debug)]
 pub struct Scrape {
@@ -130,6 +134,7 @@ fn durations(page: &mut Page, counters: &Counters) {
             &[("state", state.name())],
             &counters.dwell[at],
             counters.dwell_sum[at],
+            |bucket| !DWELL_UNSHOWN.contains(&bucket),
         );
     }
     page.family(
@@ -137,7 +142,13 @@ fn durations(page: &mut Page, counters: &Counters) {
         "histogram",
         "From the SYN to the segment that completed the handshake.",
     );
-    page.histogram("tcpfsm_handshake_duration_seconds", &[], &counters.handshake, counters.handshake_sum);
+    page.histogram(
+        "tcpfsm_handshake_duration_seconds",
+        &[],
+        &counters.handshake,
+        counters.handshake_sum,
+        |_| true,
+    );
 }
 
 fn ends(page: &mut Page, counters: &Counters) {
@@ -284,11 +295,15 @@ impl Page {
         labels: &[(&str, &str)],
         buckets: &[u64; DWELL_BUCKETS],
         sum_ns: u64,
+        is_shown: impl Fn(usize) -> bool,
     ) {
         let bucket_name = format!("{name}_bucket");
         let mut sum = 0;
         for (bucket, count) in buckets.iter().enumerate() {
             sum += count;
+            if !is_shown(bucket) {
+                continue;
+            }
             let limit = bucket_limit_ns(bucket).map_or_else(|| "+Inf".to_owned(), seconds);
             let labels: Vec<_> = labels.iter().copied().chain([("le", limit.as_str())]).collect();
             self.sample(&bucket_name, &labels, sum);
@@ -425,8 +440,12 @@ mod tests {
         scrape.counters.handshake[0] = 2;
         scrape.counters.handshake[11] = 1;
         scrape.counters.handshake_sum = 5_000_000_001_500;
+        scrape.counters.dwell[State::TimeWait as usize] = [1; DWELL_BUCKETS];
         let page = render(&scrape);
         for line in [
+            "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.001\"} 1",
+            "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.016\"} 3",
+            "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"+Inf\"} 12",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"0.001\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"1048.576\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"+Inf\"} 3",

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::monotonic_ns,
     config::Config,
-    detect::{self, Detector, Dwelling},
+    detect::{self, AnomalyKind, Detector, Dwelling},
     error::Result,
     kernel::{
         attach::Attachment,
@@ -224,16 +224,11 @@ impl Engine {
             gauges.sweeps += 1;
             gauges.swept = Some(Instant::now());
             gauges.sweep_duration = took;
-            for (index, detector) in detectors.iter().enumerate() {
-                if let Some(active) = gauges.anomalies_active.get_mut(index) {
-                    *active = detector.active() as u64;
-                }
+            for (kind, active) in AnomalyKind::ALL.into_iter().zip(&mut gauges.anomalies_active) {
+                *active = detectors.iter().map(|detector| detector.active(kind) as u64).sum();
             }
             for finding in findings.iter().filter(|finding| finding.phase == Phase::Start) {
-                let at = detect::AnomalyKind::ALL.iter().position(|&kind| kind == finding.kind);
-                if let Some(total) = at.and_then(|at| gauges.anomalies_total.get_mut(at)) {
-                    *total += 1;
-                }
+                gauges.anomalies_total[finding.kind as usize] += 1;
             }
         });
         debug!(
