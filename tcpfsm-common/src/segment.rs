@@ -103,6 +103,8 @@ impl TcpOptions {
     pub const HAS_TIMESTAMPS: u8 = 16;
     /// An option was malformed, or there were more than the walk reads; what came before it counts.
     pub const MALFORMED: u8 = 32;
+    /// The options were put aside and are still to be read; never set where the machine sees them.
+    pub const UNREAD: u8 = 64;
 
     /// Whether any bit of `mask` is set in `present`.
     #[inline(always)]

@@ -2,44 +2,91 @@
 
 use core::arch::asm;
 
-use aya_ebpf::programs::{TcContext, XdpContext};
-use tcpfsm_common::packet::PacketBytes;
+use aya_ebpf::{
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
+    programs::{TcContext, XdpContext},
+};
+use tcpfsm_common::{packet::PacketBytes, segment::TcpOptions};
 
-use crate::maps::BLUR;
+use crate::{maps::BLUR, work::Work};
 
 /// How much of a packet must be in its linear part before it is parsed: Ethernet, three tags, IPv6 with
 /// extensions, TCP with options.
 const HEADERS: u32 = 192;
 
+/// A packet whose bytes the kernel copies out at an offset.
+pub(crate) trait Source {
+    /// Copies `len` bytes at `offset`; says whether they were there.
+    ///
+    /// # Safety
+    /// `to..to + len` must be writable, and `len` not 0.
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+}
+
+impl Source for XdpContext {
+    #[inline(always)]
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the program's own context, and the caller's promise.
+        unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), len) == 0 }
+    }
+}
+
+impl Source for TcContext {
+    #[inline(always)]
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_skb_load_bytes(self.skb.skb.cast(), offset, to.cast(), len) == 0 }
+    }
+}
+
 /// The linear part of a packet, between two pointers that the verifier follows.
-#[derive(Clone, Copy)]
-pub(crate) struct Linear {
+pub(crate) struct Linear<'a, C> {
     start: usize,
     end: usize,
     /// Map memory through which an offset goes to be forgotten.
     blur: *mut u64,
+    source: &'a C,
 }
 
-impl Linear {
+impl<'a> Linear<'a, XdpContext> {
     /// The first buffer of a frame: drivers leave the headers there, also of a multi-buffer frame.
     #[inline(always)]
-    pub(crate) fn of_xdp(ctx: &XdpContext) -> Option<Self> {
-        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)? })
+    pub(crate) fn of_xdp(ctx: &'a XdpContext) -> Option<Self> {
+        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)?, source: ctx })
     }
+}
 
+impl<'a> Linear<'a, TcContext> {
     /// The linear part of an skb; headers that a driver left in fragments are pulled in first, which
     /// changes where the kernel keeps them, not what they say.
     #[inline(always)]
-    pub(crate) fn of_skb(ctx: &TcContext) -> Option<Self> {
+    pub(crate) fn of_skb(ctx: &'a TcContext) -> Option<Self> {
         let wanted = ctx.len().min(HEADERS);
         if ctx.data() + wanted as usize > ctx.data_end() {
             let _ = ctx.pull_data(wanted);
         }
-        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)? })
+        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)?, source: ctx })
     }
 }
 
-impl PacketBytes for Linear {
+impl<C: Source> PacketBytes for Linear<'_, C> {
+    /// Copies them to the desk: `tcpfsm_segment` reads them there.
+    #[inline(always)]
+    fn options(&self, start: usize, len: usize) -> TcpOptions {
+        let mut present = TcpOptions::MALFORMED;
+        let len = self.blur(len, OptionBytes::MAX - 1);
+        if len > 0
+            && let Some(work) = Work::desk()
+        {
+            // SAFETY: the desk has room for more than the mask lets through.
+            if unsafe { self.source.load(start as u32, work.options.0.as_mut_ptr(), len as u32) } {
+                work.options_len = len as u64;
+                present = TcpOptions::UNREAD;
+            }
+        }
+        TcpOptions { present, ..TcpOptions::default() }
+    }
+
     #[inline(always)]
     fn blur(&self, offset: usize, mask: usize) -> usize {
         // SAFETY: this CPU's own element.
@@ -112,4 +159,26 @@ unsafe fn load_byte(at: usize) -> u8 {
     // SAFETY: the caller's promise.
     unsafe { asm!("{0} = *(u8 *)({1} + 0)", out(reg) value, in(reg) at, options(pure, readonly, nostack)) };
     value as u8
+}
+
+/// TCP options on the desk.
+#[repr(C, align(8))]
+pub(crate) struct OptionBytes([u8; Self::MAX + 16]);
+
+impl OptionBytes {
+    /// More than a header can hold (40). The walk looks at no more than 18 bytes from where it stands, and it stands
+    /// below this less one; what is behind that is room for the verifier.
+    const MAX: usize = 64;
+}
+
+impl PacketBytes for OptionBytes {
+    #[inline(always)]
+    fn blur(&self, offset: usize, mask: usize) -> usize {
+        core::hint::black_box(offset) & mask
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
 }

@@ -9,8 +9,8 @@ use tcpfsm_common::{
     fact::Facts,
     flow::{FlowKey4, FlowKey6},
     fsm::{self, Config, settle},
-    packet::{IcmpError, Unreachable},
-    segment::SegmentKind,
+    packet::{IcmpError, Unreachable, walk_options},
+    segment::{SegmentKind, TcpOptions},
 };
 
 use crate::{
@@ -36,6 +36,9 @@ pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters
     }
     // SAFETY: the callers pass this CPU's desk and counters.
     let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    if work.segment.options.has(TcpOptions::UNREAD) {
+        tcpfsm_options(work);
+    }
     if work.event.family == 4 {
         segment_of(&work.key4(), work, counters)
     } else {
@@ -43,6 +46,19 @@ pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters
         // SAFETY: the desk's event holds the key, and nothing writes it until the work is done.
         segment_of(unsafe { &*key }, work, counters)
     }
+    0
+}
+
+/// Reads the options that were put aside.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_options(work: *mut Work) -> u64 {
+    if work.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's desk.
+    let work = unsafe { &mut *work };
+    work.segment.options = walk_options(&work.options, 0, work.options_len as usize);
     0
 }
 

@@ -14,7 +14,7 @@ use tcpfsm_common::{
 };
 
 use crate::{
-    bytes::Linear,
+    bytes::{Linear, Source},
     flow_table::{self, Key, halves},
     machine::{tcpfsm_icmp, tcpfsm_segment},
     maps::CONFIG,
@@ -64,7 +64,7 @@ pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C) -> Left) 
 
 /// Looks at a packet.
 #[inline(always)]
-pub(crate) fn look(bytes: &Linear, meta: &Meta) -> Left {
+pub(crate) fn look<C: Source>(bytes: &Linear<C>, meta: &Meta) -> Left {
     match parse_ether(bytes) {
         Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta),
         Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta),
@@ -79,7 +79,7 @@ fn skipped(skip: Skip) -> Left {
 }
 
 #[inline(always)]
-fn packet4(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
+fn packet4<C: Source>(bytes: &Linear<C>, offset: usize, meta: &Meta) -> Left {
     match parse_packet4(bytes, offset, meta.wire_len) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);
@@ -94,7 +94,7 @@ fn packet4(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
 }
 
 #[inline(always)]
-fn packet6(bytes: &Linear, offset: usize, meta: &Meta) -> Left {
+fn packet6<C: Source>(bytes: &Linear<C>, offset: usize, meta: &Meta) -> Left {
     match parse_packet6(bytes, offset, meta.wire_len) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);

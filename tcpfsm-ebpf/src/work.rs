@@ -10,7 +10,7 @@ use tcpfsm_common::{
     segment::{Segment, TcpFlags},
 };
 
-use crate::{maps::DESK, track::Meta};
+use crate::{bytes::OptionBytes, maps::DESK, track::Meta};
 
 /// One segment, what the machine makes of it, and the event that will tell of it.
 #[repr(C, align(8))]
@@ -24,6 +24,9 @@ pub(crate) struct Work {
     pub(crate) segment: Segment,
     /// Where the machine keeps the verdict, out of the verifier's sight.
     pub(crate) verdict: OpaqueVerdict,
+    /// Options that were put aside, and how many bytes of them; 0 where there are none.
+    pub(crate) options: OptionBytes,
+    pub(crate) options_len: u64,
     /// The flow found no place.
     pub(crate) not_stored: u64,
     /// The `Unreachable` code of an ICMP error.

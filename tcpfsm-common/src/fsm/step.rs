@@ -86,7 +86,7 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
         || segment.seq.before(peer.ack)
         || segment.window == 0
         || fails_paws(own, segment)
-        || segment.options.has(TcpOptions::MALFORMED)
+        || segment.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
         || (segment.len == 0 && ack == own.ack && peer.nxt != ack)
     {
         return false;

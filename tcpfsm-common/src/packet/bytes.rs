@@ -1,5 +1,8 @@
 //! The one way in which the parser reads a packet.
 
+use super::walk_options;
+use crate::segment::TcpOptions;
+
 /// A packet that can be read at an offset.
 ///
 /// In the kernel an implementation must prove every access to the verifier; a fixed-size read that either
@@ -16,6 +19,16 @@ pub trait PacketBytes {
     #[inline(always)]
     fn blur(&self, offset: usize, mask: usize) -> usize {
         offset & mask
+    }
+
+    /// What the `len` bytes of TCP options at `start` say, where they are not the ones that nearly every segment
+    /// carries.
+    ///
+    /// In the kernel this only puts them aside, and says [`TcpOptions::UNREAD`]: the walk along a packet whose length
+    /// is unknown costs the verifier more than everything else together, and the short path takes no such segment.
+    #[inline(always)]
+    fn options(&self, start: usize, len: usize) -> TcpOptions {
+        walk_options(self, start, len)
     }
 
     /// One byte.

@@ -84,13 +84,16 @@ fn parse_options<B: PacketBytes>(bytes: &B, start: usize, len: usize) -> TcpOpti
             ..TcpOptions::default()
         };
     }
-    walk_options(bytes, start, len)
+    bytes.options(start, len)
 }
 
-/// A zero of which the verifier does not know that it is one, and flags of which it does not know which are
-/// set: it need not tell the walks apart that found different options.
+/// What the `len` bytes of options at `start` say.
+//
+// A zero of which the verifier does not know that it is one, and flags of which it does not know which are
+// set: it need not tell the walks apart that found different options.
 #[inline(always)]
-fn walk_options<B: PacketBytes>(bytes: &B, start: usize, len: usize) -> TcpOptions {
+#[must_use]
+pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize) -> TcpOptions {
     let zero = bytes.blur(0, u32::MAX as usize) as u32;
     let mut options = TcpOptions {
         mss: zero as u16,
@@ -106,7 +109,7 @@ fn walk_options<B: PacketBytes>(bytes: &B, start: usize, len: usize) -> TcpOptio
 }
 
 #[inline(always)]
-fn walk<B: PacketBytes>(bytes: &B, start: usize, len: usize, options: &mut TcpOptions) {
+fn walk<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize, options: &mut TcpOptions) {
     let mut walked = 0;
     for _ in 0..MAX_OPTIONS {
         walked = bytes.blur(walked, 0x3f);
