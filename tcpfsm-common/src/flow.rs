@@ -122,7 +122,7 @@ impl Endpoints4 {
     #[inline(always)]
     #[must_use]
     pub fn is_self_connected(&self) -> bool {
-        self.src == self.dst && self.src_port == self.dst_port
+        self.src_port == self.dst_port && self.src == self.dst
     }
 }
 
@@ -165,7 +165,7 @@ impl Endpoints6 {
     #[inline(always)]
     #[must_use]
     pub fn is_self_connected(&self) -> bool {
-        self.src == self.dst && self.src_port == self.dst_port
+        self.src_port == self.dst_port && self.src == self.dst
     }
 }
 

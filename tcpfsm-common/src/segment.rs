@@ -129,6 +129,10 @@ pub struct Segment {
     pub window: u16,
     /// The IPv4 identification, 0 for IPv6: tells a packet seen twice from a retransmission.
     pub ip_id: u16,
+    /// Both ends are one and the same socket.
+    pub to_itself: bool,
+    /// Where it was seen, see [`Tap`](crate::abi::Tap); 0 where there is only one place.
+    pub tap: u32,
     /// The options.
     pub options: TcpOptions,
 }

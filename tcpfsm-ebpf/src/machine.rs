@@ -8,7 +8,7 @@ use tcpfsm_common::{
     abi::{Counters, Evidence, FlowRecord, Health, Verdict},
     fact::Facts,
     flow::{FlowKey4, FlowKey6},
-    fsm::{self, Config, settle},
+    fsm::{self, Config, Step, settle},
     packet::{IcmpError, Unreachable, walk_options},
     segment::{SegmentKind, TcpOptions},
 };
@@ -127,8 +127,14 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
         for _ in 0..RETRIES {
             let before = flow_table::verdict(record);
             work.own = *own;
-            step(work, peer, before);
-            work.own.count(&work.segment, coarse);
+            let tap = (*record).shared.tap[work.sender() as usize & 1];
+            if fsm::is_duplicate_view(&work.own, tap, &work.segment, coarse) {
+                work.event.before = before.0;
+                work.set_step(&Step::duplicate_view(before));
+            } else {
+                step(work, peer, before);
+                work.own.count(&work.segment, coarse);
+            }
             let after = Verdict(work.event.after);
             // The evidence goes first: whoever sees the new verdict sees what it rests on.
             let original = *own;
@@ -152,6 +158,10 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
 #[inline(always)]
 fn step(work: &mut Work, peer: *const Evidence, before: Verdict) {
     work.event.before = before.0;
+    if work.segment.to_itself {
+        tcpfsm_itself(work, peer);
+        return;
+    }
     match work.segment.flags.kind() {
         SegmentKind::Invalid => tcpfsm_invalid(work, peer),
         SegmentKind::Syn => tcpfsm_syn(work, peer),
@@ -193,6 +203,8 @@ machine! {
     tcpfsm_ack => fsm::observe_ack;
     /// The machine on a reset.
     tcpfsm_reset => fsm::observe_reset;
+    /// The machine on a segment whose sender is its receiver.
+    tcpfsm_itself => fsm::observe_itself;
 }
 
 /// Works the ICMP error on the desk.
@@ -265,10 +277,6 @@ unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
     work.event.since = shared.since;
     // SAFETY: a helper without arguments.
     work.event.time = unsafe { bpf_ktime_get_ns() };
-    let seen_on = &mut shared.ifindex[work.sender() as usize & 1];
-    if *seen_on == 0 {
-        *seen_on = work.event.ifindex;
-    }
     let before = Verdict(work.event.before);
     settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time).over
 }

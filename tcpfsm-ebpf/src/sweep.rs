@@ -8,7 +8,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use tcpfsm_common::{
-    abi::{Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Verdict},
+    abi::{
+        Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Tap, Verdict,
+    },
     flow::{End, FlowKey4, FlowKey6},
     fsm::{State, expire},
 };
@@ -138,7 +140,7 @@ unsafe fn expired<K: EventKey>(
     if after.transition(before, End::High).is_some() {
         record.shared.since[1] = now;
     }
-    event.ifindex = record.shared.ifindex[event.sender as usize & 1];
+    event.ifindex = Tap(record.shared.tap[event.sender as usize & 1]).ifindex();
     let over = after.is_closed() && !was_over(before);
     stats::change(counters, &event, record.shared.opened, over);
     // SAFETY: the caller's element.
@@ -195,7 +197,7 @@ unsafe fn end<K: EventKey>(
     event.after = verdict.0;
     event.since = record.shared.since;
     event.facts = record.shared.facts;
-    event.ifindex = record.shared.ifindex[end as usize & 1];
+    event.ifindex = Tap(record.shared.tap[end as usize & 1]).ifindex();
     // SAFETY: the caller's element.
     unsafe { emit::event(counters, &mut event, record, true, false) };
 }

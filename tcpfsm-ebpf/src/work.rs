@@ -3,7 +3,7 @@
 use core::{cell::UnsafeCell, mem::offset_of};
 
 use tcpfsm_common::{
-    abi::{EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, Verdict},
+    abi::{EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, Tap, Verdict},
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{Desk, Step},
@@ -52,7 +52,7 @@ impl Work {
         self.event.ifindex = meta.ifindex;
         self.event.flags = segment.flags.0;
         self.event.len = segment.len;
-        self.segment = *segment;
+        self.segment = Segment { tap: Tap::new(meta.ifindex, meta.hook).0, ..*segment };
         self.not_stored = 0;
     }
 

@@ -46,12 +46,12 @@ fn kernel_and_userspace_agree_on_random_sequences() {
     // The same sequences every time.
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[42; 32]);
     let mut runner = TestRunner::new_with_rng(config, rng);
-    let strategy = (any::<bool>(), prop::collection::vec(Move::strategy(), SEGMENTS_PER_CASE));
-    let result = runner.run(&strategy, |(v6, moves)| {
+    let strategy = (any::<bool>(), any::<bool>(), prop::collection::vec(Move::strategy(), SEGMENTS_PER_CASE));
+    let result = runner.run(&strategy, |(v6, by_xdp, moves)| {
         flows.set(flows.get() + 1);
         done.set(done.get() + moves.len());
         let family = if v6 { Family::V6 } else { Family::V4 };
-        compare(&mut kernel.borrow_mut(), Talk::new(family, flows.get()), &moves)
+        compare(&mut kernel.borrow_mut(), Talk::new(family, flows.get()), by_xdp, &moves)
     });
     if let Err(error) = result {
         panic!("{error}");
@@ -59,7 +59,7 @@ fn kernel_and_userspace_agree_on_random_sequences() {
     println!("{} segments in {} flows: records, events and counters identical", done.get(), flows.get());
 }
 
-fn compare(kernel: &mut Kernel, mut talk: Talk, moves: &[Move]) -> Result<(), TestCaseError> {
+fn compare(kernel: &mut Kernel, mut talk: Talk, by_xdp: bool, moves: &[Move]) -> Result<(), TestCaseError> {
     kernel.events();
     let before_counters = kernel.counters();
     let mut record = FlowRecord::default();
@@ -80,10 +80,10 @@ fn compare(kernel: &mut Kernel, mut talk: Talk, moves: &[Move]) -> Result<(), Te
                 expected_transitions += u64::from(step.verdict.transition(before, end).is_some());
             }
         }
-        let through = match (next.from_a, next.other_hook) {
+        let through = match (next.from_a, by_xdp) {
             (true, _) => Through::TcEgress,
-            (false, false) => Through::Xdp,
-            (false, true) => Through::TcIngress,
+            (false, true) => Through::Xdp,
+            (false, false) => Through::TcIngress,
         };
         kernel.run(through, &ethernet(&packet));
         let in_kernel = kernel.record(&key).map(|(record, _)| record);

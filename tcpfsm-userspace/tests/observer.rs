@@ -5,11 +5,14 @@
 //! - [`frames`]: packets whose headers are the matter, through the parser and through every hook
 //! - [`crowds`]: many flows at once, in the kernel's maps
 //!
-//! Not here: P11 (an LRU map is never full: it evicts), P34 (a socket connected to itself has no two ends to be told
-//! apart), P39 (maps are not kept over a restart), P40 (`timeout.rs` has tests of its own with any clock).
+//! - [`copies`]: packets seen twice, and a socket that talks to itself
+//!
+//! Not here: P11 (an LRU map is never full: it evicts), P39 (maps are not kept over a restart), P40 (`timeout.rs` has tests of its own with any clock).
 
 mod support;
 
+#[path = "observer/copies.rs"]
+mod copies;
 #[path = "observer/crowds.rs"]
 mod crowds;
 #[path = "observer/frames.rs"]

@@ -17,7 +17,7 @@ pub use counter::{
     Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
 };
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent};
-pub use record::{Evidence, FlowRecord, Shared};
+pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use sweep::{SweepReport, SweepRequest};
 pub use verdict::{CloseReason, Verdict};
 

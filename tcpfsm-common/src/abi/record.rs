@@ -17,6 +17,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::Hook;
 use crate::{flow::End, seq::SeqNum};
 
 /// What one end was seen to send. Single writer: the segments of that direction.
@@ -138,14 +139,38 @@ pub struct Shared {
     pub opened: u64,
     /// Every fact of this generation.
     pub facts: u64,
-    /// The interface on which each direction was first seen, low end's first; 0 when not yet.
-    pub ifindex: [u32; 2],
+    /// The [`Tap`] at which each direction was first seen, low end's first; 0 when not yet.
+    pub tap: [u32; 2],
     /// Retransmitted segments of each direction.
     pub rtx: [u32; 2],
     /// MSS offered by each end; 0 when not seen.
     pub mss: [u16; 2],
     /// Sweep bookkeeping: the sweep that last reported this flow as stuck.
     pub reported: u32,
+}
+
+/// Where segments are seen: an interface, on the way in or out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tap(pub u32);
+
+impl Tap {
+    /// The tap of a hook on an interface; never 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(ifindex: u32, hook: Hook) -> Self {
+        let way = match hook {
+            Hook::Xdp | Hook::TcIngress => 1,
+            Hook::TcEgress => 2,
+        };
+        Self(ifindex << 2 | way)
+    }
+
+    /// The index of its interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ifindex(self) -> u32 {
+        self.0 >> 2
+    }
 }
 
 /// The value of the flow maps.

@@ -198,12 +198,12 @@ impl Verdict {
         (self.0 >> Self::GENERATION_SHIFT) as u16
     }
 
-    /// The next generation: everything forgotten but the states and the count.
+    /// The next generation: everything forgotten but the states, the originator and the count.
     #[inline(always)]
     #[must_use]
     pub const fn next_generation(self) -> Self {
         let generation = self.generation().wrapping_add(1) as u64;
-        Self(self.0 & 0x3_ffff | generation << Self::GENERATION_SHIFT)
+        Self(self.0 & 0x7_ffff | generation << Self::GENERATION_SHIFT)
     }
 
     /// How the flow ended.

@@ -59,6 +59,8 @@ pub(super) enum Note {
     FinLate,
     /// Its sender acknowledges the peer's FIN.
     SawPeerFin,
+    /// The peer's SYN carried data: it may be answered before the handshake is complete.
+    FastOpen,
 }
 
 /// Whether a decision was written down as true.

@@ -72,6 +72,7 @@ impl<D: Desk> Track<'_, D> {
             Note::SawPeerFin,
             self.is(Note::Attached) && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt),
         );
+        self.note(Note::FastOpen, peer.has(Evidence::SYN_DATA));
         self.sender_step(segment);
         if !self.is(Note::Old) {
             self.receiver_step(own, peer, segment);
@@ -86,10 +87,16 @@ impl<D: Desk> Track<'_, D> {
         own.strike();
         own.last_ack = segment.ack;
         self.facts.add(Fact::AckUnseen);
+        if segment.len > 0 {
+            self.facts.add(Fact::DataBeforeHandshake);
+        }
         if own.strikes() < STRIKES {
             return false;
         }
         own.clear_strikes();
+        // What it sent while it was not believed was sent all the same.
+        own.nxt = own.nxt.latest(segment.seq);
+        own.contig = own.contig.latest(segment.seq);
         self.facts.add(Fact::OneSided);
         self.set_verdict(self.verdict().with(Verdict::ONE_SIDED, true));
         self.send(Event::Pickup);
@@ -141,6 +148,9 @@ impl<D: Desk> Track<'_, D> {
         match self.state_of_sender() {
             State::SynRecv => {
                 // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed.
+                if segment.len > 0 && !self.is(Note::FastOpen) {
+                    self.facts.add(Fact::DataBeforeHandshake);
+                }
                 if segment.len > 0 || fin {
                     self.send(Event::RcvdAckOfSyn);
                 }

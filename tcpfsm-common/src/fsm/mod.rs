@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   segment ─► step.rs        the entrances; the short path of settled flows
-//!           ─► handshake.rs, exchange.rs, reset.rs, pickup.rs
+//!           ─► handshake.rs, exchange.rs, reset.rs, pickup.rs, itself.rs
 //!                             which events is that, at which end?
 //!           ─► window.rs      is it acceptable to the end it was sent to?
 //!           ─► evidence.rs    what has its sender now sent for certain?
@@ -18,6 +18,7 @@ mod desk;
 mod evidence;
 mod exchange;
 mod handshake;
+mod itself;
 mod pickup;
 mod reset;
 mod state;
@@ -30,8 +31,8 @@ mod window;
 pub use desk::{Desk, PlainDesk};
 pub use state::{State, UnknownState};
 pub use step::{
-    Change, Config, Step, advance, observe, observe_ack, observe_icmp, observe_invalid, observe_reset,
-    observe_settled, observe_syn, observe_syn_ack, settle,
+    Change, Config, Step, advance, is_duplicate_view, observe, observe_ack, observe_icmp, observe_invalid,
+    observe_itself, observe_reset, observe_settled, observe_syn, observe_syn_ack, settle,
 };
 pub use timeout::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, Expiry, expire};
 pub use transition::{Event, after, next};

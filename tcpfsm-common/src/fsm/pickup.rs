@@ -23,7 +23,7 @@ impl<D: Desk> Track<'_, D> {
             self.facts.add(Fact::NoSession);
             return false;
         }
-        if !candidate {
+        if !candidate || !self.is_current(own) && !self.is_current(peer) {
             self.next_generation();
             self.set_verdict(self.verdict().with(Verdict::CANDIDATE, true).with_originator(self.sender));
         }

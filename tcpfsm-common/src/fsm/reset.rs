@@ -27,9 +27,9 @@ impl<D: Desk> Track<'_, D> {
     #[inline(always)]
     pub(super) fn reset(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
         if self.verdict().has(Verdict::CANDIDATE) {
-            // The stray belonged to nothing.
+            // The stray belonged to nothing. What was kept of it is of an earlier generation now.
             self.facts.add(Fact::NoSession);
-            self.set_verdict(self.verdict().next_generation());
+            self.set_verdict(self.verdict().next_generation().with(Verdict::CANDIDATE, true));
             return;
         }
         if self.verdict().is_closed() {

@@ -43,6 +43,15 @@ pub struct Step {
 }
 
 impl Step {
+    /// What a segment did that was seen before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn duplicate_view(verdict: Verdict) -> Self {
+        let mut facts = Facts(0);
+        facts.add(Fact::DuplicateView);
+        Self { verdict, facts }
+    }
+
     /// Whether this is worth an event: an end is in another state, a connection began, or something was told that
     /// is more than ordinary loss. A stray that is only remembered is no connection yet.
     #[inline(always)]
@@ -64,7 +73,7 @@ impl Step {
 /// of nearly every segment. Gives `false`, and leaves the evidence alone, where the full machine must look.
 ///
 /// For a segment taken here [`observe`] would leave the verdict as it is, tell no fact, and make the evidence
-/// the same, but for an out-of-order range that is past: it is emptied here. A property test holds it to that.
+/// the same. A property test holds it to that.
 #[inline(always)]
 #[must_use]
 pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
@@ -88,13 +97,17 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
         || fails_paws(own, segment)
         || segment.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
         || (segment.len == 0 && ack == own.ack && peer.nxt != ack)
+        || (segment.ip_id != 0 && segment.ip_id == own.last_ip_id())
     {
         return false;
     }
     let mut nothing = Facts::default();
-    own.nxt = end;
-    own.contig = end;
-    own.ooo_start = own.ooo_end;
+    if segment.len > 0 {
+        own.nxt = end;
+        own.contig = end;
+        // A range beyond a hole is past now, if there was one.
+        own.ooo_start = own.ooo_end;
+    }
     own.take_window(segment, peer, &mut nothing);
     if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
         && (!own.has(Evidence::TIMESTAMPS) || !segment.seq.after(peer.ack))
@@ -120,6 +133,9 @@ pub fn observe<D: Desk>(
     segment: &Segment,
     config: Config,
 ) -> Step {
+    if segment.to_itself {
+        return observe_itself(desk, verdict, sender, own, peer, segment, config);
+    }
     match segment.flags.kind() {
         SegmentKind::Invalid => observe_invalid(desk, verdict, sender, own, peer, segment, config),
         SegmentKind::Syn => observe_syn(desk, verdict, sender, own, peer, segment, config),
@@ -164,6 +180,28 @@ observe_kind! {
     observe_ack => ack;
     /// [`observe`] for a reset.
     observe_reset => reset;
+    /// [`observe`] for a segment whose sender is its receiver.
+    observe_itself => itself;
+}
+
+/// A copy of a segment seen a moment ago comes no later than this: a tick of the coarse clock, which may lie between
+/// the two, and a bit. Few retransmissions are as quick, and they have an IP identification of their own.
+const COPY_NS: u64 = 5_000_000;
+
+/// Whether this is a segment that was seen before, on another interface or on its way through this one, and not
+/// one that was sent again: it tells nothing new, and it either has the same IP identification or was seen at
+/// another tap. `tap` is where this direction was first seen.
+#[inline(always)]
+#[must_use]
+pub fn is_duplicate_view(own: &Evidence, tap: u32, segment: &Segment, now: u64) -> bool {
+    let elsewhere = segment.tap != 0 && tap != 0 && segment.tap != tap;
+    let same_packet = segment.ip_id != 0 && segment.ip_id == own.last_ip_id();
+    (elsewhere || same_packet)
+        && own.has(Evidence::SEEN)
+        && !segment.end_seq().after(own.nxt)
+        && (!segment.flags.any(TcpFlags::ACK) || !segment.ack.after(own.last_ack))
+        && (!segment.flags.any(TcpFlags::FIN) || own.has(Evidence::FIN))
+        && now.saturating_sub(own.last_seen()) < COPY_NS
 }
 
 /// Advances the machine by an ICMP error about a segment that `quoted` sent; `own` is that end's evidence.
@@ -207,10 +245,14 @@ pub fn advance(
     let before = Verdict(shared.verdict);
     let step = if observe_settled(before, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
+    } else if is_duplicate_view(own, shared.tap[sender as usize & 1], segment, now) {
+        Step::duplicate_view(before)
     } else {
         observe(&PlainDesk::default(), before, sender, own, peer, segment, config)
     };
-    own.count(segment, now);
+    if !step.facts.has(Fact::DuplicateView) {
+        own.count(segment, now);
+    }
     shared.verdict = step.verdict.0;
     let change = if step.verdict.0 == before.0 && step.facts.is_empty() {
         Change { opened: false, over: false }
@@ -258,6 +300,9 @@ pub fn settle(
         shared.reported = 0;
     }
     let own = sender as usize & 1;
+    if shared.tap[own] == 0 {
+        shared.tap[own] = segment.tap;
+    }
     if facts.has(Fact::Rtx) {
         shared.rtx[own] = shared.rtx[own].wrapping_add(1);
     }

@@ -130,10 +130,8 @@ pub fn parse_packet4<B: PacketBytes>(
     match ip.transport {
         Transport::Tcp => {
             let (ports, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, ip.first_fragment)?;
-            Ok(Packet::Tcp(
-                Endpoints4 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 },
-                Segment { ip_id: ip.id, ..segment },
-            ))
+            let ends = Endpoints4 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 };
+            Ok(Packet::Tcp(ends, Segment { ip_id: ip.id, to_itself: ends.is_self_connected(), ..segment }))
         }
         Transport::Icmp => parse_icmp4(bytes, ip.payload).map(|(ends, error)| Packet::Icmp(ends, error)),
     }
@@ -153,10 +151,8 @@ pub fn parse_packet6<B: PacketBytes>(
     match ip.transport {
         Transport::Tcp => {
             let (ports, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, false)?;
-            Ok(Packet::Tcp(
-                Endpoints6 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 },
-                segment,
-            ))
+            let ends = Endpoints6 { src: ip.src, dst: ip.dst, src_port: ports.0, dst_port: ports.1 };
+            Ok(Packet::Tcp(ends, Segment { to_itself: ends.is_self_connected(), ..segment }))
         }
         Transport::Icmp => parse_icmp6(bytes, ip.payload).map(|(ends, error)| Packet::Icmp(ends, error)),
     }

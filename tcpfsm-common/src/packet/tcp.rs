@@ -64,6 +64,8 @@ pub fn parse_tcp<B: PacketBytes>(
         flags: TcpFlags(if first_fragment { flags & !TcpFlags::FIN } else { flags }),
         window: u16::from_be_bytes([header[14], header[15]]),
         ip_id: 0,
+        to_itself: false,
+        tap: 0,
         options,
     };
     let ports = (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]));

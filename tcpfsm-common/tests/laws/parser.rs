@@ -168,6 +168,8 @@ impl Plan {
                 flags: TcpFlags(flags),
                 window,
                 ip_id,
+                to_itself: false,
+                tap: 0,
                 options: TcpOptions::default(),
             },
         );

@@ -205,6 +205,8 @@ impl Talk {
             flags: TcpFlags(next.flags),
             window: next.window,
             ip_id: side.ip_id,
+            to_itself: false,
+            tap: 0,
             options,
         };
         let ahead = segment.end_seq().since(SeqNum(side.nxt));

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use tcpfsm_common::{
-    abi::{FlowRecord, Verdict},
+    abi::{FlowRecord, Tap, Verdict},
     fact::Facts,
     flow::{End, FlowKey},
 };
@@ -30,8 +30,8 @@ pub fn line(
     let shared = &record.shared;
     let (orig_sent, resp_sent) = (record.sent_by(orig), record.sent_by(resp));
     let (orig_address, resp_address) = (key.socket_addr(orig), key.socket_addr(resp));
-    let index = match shared.ifindex[at(orig)] {
-        0 => shared.ifindex[at(resp)],
+    let index = match Tap(shared.tap[at(orig)]).ifindex() {
+        0 => Tap(shared.tap[at(resp)]).ifindex(),
         index => index,
     };
     FlowLine {
@@ -72,7 +72,7 @@ mod tests {
         talk.handshake();
         talk.segment(End::Low, TcpFlags::ACK | TcpFlags::PSH, 100);
         talk.segment(End::Low, TcpFlags::ACK | TcpFlags::FIN, 0);
-        talk.record.shared.ifindex = [0, 7];
+        talk.record.shared.tap = [0, Tap::new(7, tcpfsm_common::abi::Hook::TcEgress).0];
         let line = line(
             &talk.key,
             &talk.record,

@@ -25,8 +25,6 @@ pub(super) enum Said {
         segment: Segment,
         /// Whether all of its payload was captured.
         complete: bool,
-        /// Whether one socket is both ends.
-        self_connected: bool,
     },
     /// An ICMP error about a segment that `quoted` sent.
     Icmp {
@@ -88,13 +86,11 @@ fn said(parsed: Parsed, complete: bool) -> Said {
     match parsed {
         Parsed::V4(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(0);
-            let self_connected = ends.is_self_connected();
-            Said::Segment { key: FlowKey::V4(key), sender, segment, complete, self_connected }
+            Said::Segment { key: FlowKey::V4(key), sender, segment, complete }
         }
         Parsed::V6(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(0);
-            let self_connected = ends.is_self_connected();
-            Said::Segment { key: FlowKey::V6(key), sender, segment, complete, self_connected }
+            Said::Segment { key: FlowKey::V6(key), sender, segment, complete }
         }
         Parsed::V4(Packet::Icmp(ends, error)) => {
             let (key, quoted) = ends.key(0);

@@ -182,9 +182,9 @@ fn observe(
 ) -> io::Result<()> {
     let (number, time) = frame;
     let sighting = match said {
-        Said::Segment { key, sender, segment, complete, self_connected } => {
+        Said::Segment { key, sender, segment, complete } => {
             let packet = Packet { sender: *sender, segment, time, complete: *complete };
-            Some(tracker.segment(*key, packet, number, *self_connected))
+            Some(tracker.segment(*key, packet, number))
         }
         Said::Icmp { key, quoted, error } => tracker.icmp(*key, *quoted, error, time),
         Said::Fragment => None,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr};
 use foldhash::fast::RandomState;
 use tcpfsm_common::{
     abi::{Evidence, FlowRecord, STATE_SLOTS, SweepRequest, Verdict},
-    fact::{Fact, Facts},
+    fact::Facts,
     flow::{Direction, End, FlowKey},
     fsm::{Config, DEFAULT_TIMEOUT_SECONDS, PlainDesk, State, advance, expire, observe_icmp},
     packet::IcmpError,
@@ -107,13 +107,7 @@ impl Tracker {
     }
 
     /// A TCP segment; `number` is its packet's, `complete` says whether all of its payload was captured.
-    pub(super) fn segment(
-        &mut self,
-        key: FlowKey,
-        packet: Packet<'_>,
-        number: u64,
-        self_connected: bool,
-    ) -> Sighting {
+    pub(super) fn segment(&mut self, key: FlowKey, packet: Packet<'_>, number: u64) -> Sighting {
         let Packet { sender, segment, time, .. } = packet;
         self.tick(time);
         let slot = self.slot(key, time);
@@ -122,15 +116,8 @@ impl Tracker {
         }
         let Some(flow) = self.flows.get_mut(slot as usize) else { return unseen(key, packet) };
         let now = monotonic(time);
-        let facts = if self_connected {
-            // One socket is both ends: nothing that is said of two applies.
-            let mut facts = Facts::default();
-            facts.add(Fact::SelfConnect);
-            facts
-        } else {
-            flow.settle_silence(now);
-            advance(&mut flow.record, sender, segment, now, Config::default()).0.facts
-        };
+        flow.settle_silence(now);
+        let facts = advance(&mut flow.record, sender, segment, now, Config::default()).0.facts;
         if let Some(open) = &mut flow.connection {
             let mut alarm = Alarm { timers: &mut self.timers, slot, now: self.clock };
             open.zeek.observe(packet, &mut alarm);

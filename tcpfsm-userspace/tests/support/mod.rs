@@ -216,7 +216,7 @@ pub fn comparable(record: &FlowRecord) -> FlowRecord {
     let mut record = *record;
     record.shared.since = [0; 2];
     record.shared.opened = 0;
-    record.shared.ifindex = [0; 2];
+    record.shared.tap = [0; 2];
     for sent in &mut record.sent {
         let Evidence { stamp, .. } = sent;
         *stamp &= 0xffff;

@@ -18,7 +18,6 @@ pub enum Family {
 #[derive(Clone, Debug)]
 pub struct Move {
     pub from_a: bool,
-    pub other_hook: bool,
     pub flags: u16,
     pub seq: Near,
     pub ack: Near,
@@ -91,10 +90,9 @@ impl Move {
             1 => any::<u16>().prop_map(Options::Sack),
             1 => any::<[u8; 8]>().prop_map(Options::Malformed),
         ];
-        (any::<bool>(), any::<bool>(), flags, near(), near(), len, window, options).prop_map(
-            |(from_a, other_hook, flags, seq, ack, len, window, options)| Self {
+        (any::<bool>(), flags, near(), near(), len, window, options).prop_map(
+            |(from_a, flags, seq, ack, len, window, options)| Self {
                 from_a,
-                other_hook,
                 flags,
                 seq,
                 ack,
