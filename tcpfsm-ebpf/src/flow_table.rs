@@ -5,10 +5,7 @@
 //! wins it does the book-keeping. A record that leaves its map is marked [`Verdict::GONE`] first, so that a
 //! CPU which still holds it looks again.
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::LruHashMap,
-};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use tcpfsm_common::{
     abi::{Counters, EventKey, Evidence, FlowRecord, Health, Verdict},
     flow::{End, FlowKey4, FlowKey6},
@@ -21,11 +18,22 @@ use crate::{
     work::Work,
 };
 
+/// What came of an insertion.
+pub(crate) enum Insertion {
+    Done,
+    /// Another CPU was first.
+    Exists,
+    NoRoom,
+}
+
+/// The map has the key.
+const EEXIST: i32 = -17;
+
 /// A key, and the two maps of its family.
 pub(crate) trait Key: EventKey + Copy + 'static {
     fn find_flow(&self) -> Option<*mut FlowRecord>;
     fn find_embryo(&self) -> Option<*mut FlowRecord>;
-    fn insert_embryo(&self, record: &FlowRecord) -> bool;
+    fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
     fn insert_flow(&self, record: &FlowRecord) -> bool;
     fn remove_embryo(&self);
 }
@@ -44,13 +52,17 @@ macro_rules! key {
             }
 
             #[inline(always)]
-            fn insert_embryo(&self, record: &FlowRecord) -> bool {
-                insert(&$embryos, self, record, BPF_NOEXIST)
+            fn insert_embryo(&self, record: &FlowRecord) -> Insertion {
+                match $embryos.insert(self, record, u64::from(BPF_NOEXIST)) {
+                    Ok(()) => Insertion::Done,
+                    Err(EEXIST) => Insertion::Exists,
+                    Err(_) => Insertion::NoRoom,
+                }
             }
 
             #[inline(always)]
             fn insert_flow(&self, record: &FlowRecord) -> bool {
-                insert(&$flows, self, record, BPF_ANY)
+                $flows.insert(self, record, u64::from(BPF_ANY)).is_ok()
             }
 
             #[inline(always)]
@@ -63,16 +75,6 @@ macro_rules! key {
 
 key!(FlowKey4, FLOWS4, EMBRYOS4);
 key!(FlowKey6, FLOWS6, EMBRYOS6);
-
-#[inline(always)]
-fn insert<K, const MAX: usize>(
-    map: &LruHashMap<K, FlowRecord, MAX>,
-    key: &K,
-    record: &FlowRecord,
-    flags: u32,
-) -> bool {
-    map.insert(key, record, u64::from(flags)).is_ok()
-}
 
 /// The sender's evidence and the receiver's.
 ///

@@ -15,7 +15,7 @@ use tcpfsm_common::{
 
 use crate::{
     emit,
-    flow_table::{self, Key, halves},
+    flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
     stats,
     work::Work,
@@ -26,6 +26,16 @@ const RETRIES: usize = 3;
 
 /// A one-sided flow is promoted after this many segments.
 const ONE_SIDED_PROMOTION: u64 = 16;
+
+/// What came of one attempt at a segment.
+type Attempt = u64;
+/// The segment is worked.
+const DONE: Attempt = 0;
+/// The record was on its way to another map: look again.
+const AGAIN: Attempt = 1;
+
+/// How often the record is looked for: another CPU that carries it from one map to the other needs less time.
+const ATTEMPTS: usize = 24;
 
 /// Works the segment on the desk.
 #[unsafe(no_mangle)]
@@ -39,13 +49,13 @@ pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters
     if work.segment.options.has(TcpOptions::UNREAD) {
         tcpfsm_options(work);
     }
-    if work.event.family == 4 {
-        segment_of(&work.key4(), work, counters)
-    } else {
-        let key: *const FlowKey6 = work.key6();
-        // SAFETY: the desk's event holds the key, and nothing writes it until the work is done.
-        segment_of(unsafe { &*key }, work, counters)
+    work.carries = 0;
+    for _ in 0..ATTEMPTS {
+        if tcpfsm_attempt(work, counters) == DONE {
+            return 0;
+        }
     }
+    stats::health(counters, Health::VerdictLost);
     0
 }
 
@@ -62,33 +72,71 @@ extern "C" fn tcpfsm_options(work: *mut Work) -> u64 {
     0
 }
 
+/// Looks for the flow of the segment on the desk, and works it there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_attempt(work: *mut Work, counters: *mut Counters) -> Attempt {
+    if work.is_null() || counters.is_null() {
+        return DONE;
+    }
+    // SAFETY: the callers pass this CPU's desk and counters.
+    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    if work.event.family == 4 {
+        attempt(&work.key4(), work, counters)
+    } else {
+        let key: *const FlowKey6 = work.key6();
+        // SAFETY: the desk's event holds the key, and nothing writes it until the work is done.
+        attempt(unsafe { &*key }, work, counters)
+    }
+}
+
 #[inline(always)]
-fn segment_of<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
+fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     // SAFETY: the maps gave the elements.
     unsafe {
         if let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
-            tcpfsm_advance(work, record, counters);
-        } else if let Some(embryo) = key.find_embryo() {
-            tcpfsm_advance(work, embryo, counters);
-            let (own, peer) = halves(embryo, work.sender());
-            let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
-            let verdict = Verdict(work.event.after);
-            if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
-                flow_table::promote(counters, key, embryo, work, verdict);
-            }
-        } else {
-            begin(key, work, counters);
+            work.map = Work::FLOWS;
+            return tcpfsm_advance(work, record, counters);
         }
+        if let Some(embryo) = key.find_embryo() {
+            let verdict = flow_table::verdict(embryo);
+            if !verdict.has(Verdict::GONE) {
+                work.map = Work::EMBRYOS;
+                if tcpfsm_advance(work, embryo, counters) == AGAIN {
+                    return AGAIN;
+                }
+                let (own, peer) = halves(embryo, work.sender());
+                let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
+                let verdict = Verdict(work.event.after);
+                if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
+                    flow_table::promote(counters, key, embryo, work, verdict);
+                }
+                return DONE;
+            }
+            if !verdict.is_closed() {
+                // Another CPU is carrying it to the flow map.
+                return AGAIN;
+            }
+            // The sweep is about to remove it.
+            key.remove_embryo();
+        } else if let Some(record) = key.find_flow()
+            && !flow_table::verdict(record).has(Verdict::GONE)
+        {
+            // It was on its way from the one map to the other when each was looked at.
+            return AGAIN;
+        }
+        begin(key, work, counters)
     }
 }
 
 /// A segment of no known flow: a record is kept only if the machine began one.
 #[inline(always)]
-fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
+fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     work.record = FlowRecord::default();
     work.own = Evidence::default();
+    work.carries = 0;
     let record = &raw mut work.record;
     // SAFETY: the desk is this CPU's.
     unsafe {
@@ -96,38 +144,58 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
         step(work, peer, Verdict::default());
         if Verdict(work.event.after).generation() == 0 {
             stats::facts(counters, Facts(work.event.facts));
-            return;
+            return DONE;
         }
         work.own.count(&work.segment, bpf_ktime_get_coarse_ns());
         *own = work.own;
         (*record).shared.verdict = work.event.after;
         let over = settled(record, work);
-        if key.insert_embryo(&*record) {
-            stats::health(counters, Health::Inserted);
-            report(counters, record, work, over);
-        } else {
-            stats::health(counters, Health::InsertFailed);
-            work.not_stored = 1;
+        match key.insert_embryo(&*record) {
+            Insertion::Done => {
+                stats::health(counters, Health::Inserted);
+                report(counters, record, work, over);
+            }
+            // Another CPU was first, with a segment of the other direction.
+            Insertion::Exists => return AGAIN,
+            Insertion::NoRoom => {
+                stats::health(counters, Health::InsertFailed);
+                work.not_stored = 1;
+            }
         }
+        DONE
     }
 }
 
 /// Works the segment on the desk on a record that is in a map.
+///
+/// A record leaves the embryonic map as a copy, made by the CPU that promotes it. What this CPU wrote into its half
+/// meanwhile may be in the copy, or not, or in parts. So a step in that map is good only if the verdict, installed
+/// anew even where it is the same, shows that nobody was carrying the record away. If somebody was, the half is taken
+/// along as it was before, and put into the copy: nobody else writes it there either.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters: *mut Counters) -> u64 {
+extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters: *mut Counters) -> Attempt {
     if work.is_null() || record.is_null() || counters.is_null() {
-        return 0;
+        return DONE;
     }
     // SAFETY: the callers' desk, element and counters; nobody else writes this half (see flow_table.rs).
     unsafe {
         let (work, counters) = (&mut *work, &mut *counters);
         let (own, peer) = halves(record, work.sender());
+        if work.carries != 0 {
+            *own = work.carried;
+            work.carries = 0;
+        }
         let coarse = bpf_ktime_get_coarse_ns();
+        let tap = (*record).shared.tap[work.sender() as usize & 1];
         for _ in 0..RETRIES {
             let before = flow_table::verdict(record);
+            if before.has(Verdict::GONE) {
+                work.carried = *own;
+                work.carries = work.map;
+                return AGAIN;
+            }
             work.own = *own;
-            let tap = (*record).shared.tap[work.sender() as usize & 1];
             if fsm::is_duplicate_view(&work.own, tap, &work.segment, coarse) {
                 work.event.before = before.0;
                 work.set_step(&Step::duplicate_view(before));
@@ -137,21 +205,23 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             }
             let after = Verdict(work.event.after);
             // The evidence goes first: whoever sees the new verdict sees what it rests on.
-            let original = *own;
+            work.carried = *own;
             *own = work.own;
-            if after.0 != before.0 && !flow_table::install(record, before, after) {
-                *own = original;
+            if (after.0 != before.0 || work.map == Work::EMBRYOS)
+                && !flow_table::install(record, before, after)
+            {
+                *own = work.carried;
                 stats::health(counters, Health::VerdictRetries);
                 continue;
             }
             if after.0 != before.0 || work.event.facts != 0 {
                 tcpfsm_books(work, record, counters);
             }
-            return 0;
+            return DONE;
         }
         stats::health(counters, Health::VerdictLost);
     }
-    0
+    DONE
 }
 
 /// Asks the machine.

@@ -27,6 +27,12 @@ pub(crate) struct Work {
     /// Options that were put aside, and how many bytes of them; 0 where there are none.
     pub(crate) options: OptionBytes,
     pub(crate) options_len: u64,
+    /// In which map the record is.
+    pub(crate) map: u64,
+    /// Whether `carried` is to go with a record into the map where it is found next: [`Self::EMBRYOS`] if so.
+    pub(crate) carries: u64,
+    /// The sender's evidence before this segment.
+    pub(crate) carried: Evidence,
     /// The flow found no place.
     pub(crate) not_stored: u64,
     /// The `Unreachable` code of an ICMP error.
@@ -34,6 +40,11 @@ pub(crate) struct Work {
 }
 
 impl Work {
+    /// See `map`.
+    pub(crate) const FLOWS: u64 = 0;
+    /// See `map`.
+    pub(crate) const EMBRYOS: u64 = 1;
+
     /// This CPU's desk.
     #[inline(always)]
     pub(crate) fn desk() -> Option<&'static mut Self> {

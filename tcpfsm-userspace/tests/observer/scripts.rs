@@ -124,6 +124,16 @@ const SCRIPTS: &[Script] = &[
     Script { id: "P16", what: "Maimon scan", lines: &["C FA s0 a9 - no_session", "S R s9 -"] },
     Script { id: "P17", what: "ACK scan", lines: &["C A s0 a9 - no_session", "S R s9 - no_session"] },
     Script {
+        id: "P17",
+        what: "a stray that a reset disowned does not stand in the way of a connection with the same tuple",
+        lines: &[
+            "C A s1 a1 - no_session",
+            "S R s1 - no_session",
+            "S PA s1 a1 +100 ~ES/ES midstream_pickup",
+            "C A s1 a101 ES/ES",
+        ],
+    },
+    Script {
         id: "P18",
         what: "SYN-ACK backscatter, answered by a reset",
         lines: &["S SA s0 a1 - no_session", "C R s1 - no_session", "S SA s0 a1 -", "C R s1 - no_session"],
