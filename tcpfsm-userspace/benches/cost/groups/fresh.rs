@@ -79,7 +79,7 @@ pub fn new(bench: &Bench) -> Result<Table> {
             .between(life.drain()),
     ];
     let (flood_before, life_before) = (flood.counters()?, life.counters()?);
-    let table = measure("new", bench.effort(0.0), &mut probes)?;
+    let table = measure("new", bench.effort(40e6), &mut probes)?;
     let (syns, packets) = (probes[5].ran, probes[6].ran);
     drop(probes);
     let (flood_after, life_after) = (flood.counters()?, life.counters()?);
