@@ -15,6 +15,8 @@ use crate::workspace::Workspace;
 
 /// Tells tcpfsm-userspace's build script which object to embed.
 pub const OBJECT_VARIABLE: &str = "TCPFSM_BPF_OBJECT";
+/// Tells the bench where the floor programs are.
+pub const FLOOR_VARIABLE: &str = "TCPFSM_FLOOR_OBJECT";
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -41,8 +43,9 @@ pub fn build(workspace: &Workspace, toolchain: &Toolchain, debug: bool) -> Resul
 pub fn build_object(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let mut command = kernel(workspace, toolchain, "build");
     run_shown(&format!("Building the kernel programs with {}", toolchain.compiler), &mut command)?;
-    let built = workspace.bpf_target().join(TARGET).join("release/tcpfsm-ebpf");
-    publish(&built, &workspace.bpf_object())
+    let built = workspace.bpf_target().join(TARGET).join("release");
+    publish(&built.join("tcpfsm-ebpf"), &workspace.bpf_object())?;
+    publish(&built.join("floor"), &workspace.floor_object())
 }
 
 /// A cargo command on the kernel crate.

@@ -2,6 +2,7 @@
 //!
 //! - [`setup`]: finds or installs what the build needs
 //! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
+//! - [`bench`]: what the tracker costs, and `verifier-stats`
 //! - [`captures`]: the score of `tcpfsm replay` on public captures
 //! - [`docs`]: the parts of the documentation that are drawn from the code
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
@@ -10,6 +11,7 @@
 //!
 //! xtask talks on stderr only: stdout belongs to the program that it runs.
 
+pub mod bench;
 pub mod build;
 pub mod captures;
 pub mod command;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{build, captures, conformance, demo, docs, lab, lint, run, test, tidy};
+use xtask::{bench, build, captures, conformance, demo, docs, lab, lint, run, test, tidy};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -34,6 +34,14 @@ enum Task {
         /// Leave out what takes long
         #[arg(long)]
         quick: bool,
+    },
+    /// Measure what the tracker costs (as root; `bench -- --help` lists groups and options)
+    Bench(bench::Arguments),
+    /// Load the programs and say what they cost the verifier; fails when one is over its budget (as root)
+    VerifierStats {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Replay public captures and score the result against their ground truth (needs a release build)
     Captures(captures::Arguments),
@@ -78,6 +86,8 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build { debug } => build::main(&Workspace::find()?, debug)?,
         Task::Run(arguments) => return run::main(&Workspace::find()?, &arguments),
         Task::Test { filters, quick } => test::main(&Workspace::find()?, &filters, quick)?,
+        Task::Bench(arguments) => return bench::main(&Workspace::find()?, &arguments),
+        Task::VerifierStats { json } => return bench::verifier_stats(&Workspace::find()?, json),
         Task::Captures(arguments) => return captures::main(&Workspace::find()?, &arguments),
         Task::Lint => {
             let workspace = Workspace::find()?;

@@ -55,6 +55,11 @@ impl Workspace {
         self.bpf_target().join("tcpfsm.bpf.o")
     }
 
+    /// The finished object of the floor programs, which only the bench loads.
+    pub fn floor_object(&self) -> PathBuf {
+        self.bpf_target().join("floor.bpf.o")
+    }
+
     /// Tools built for this checkout alone.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")

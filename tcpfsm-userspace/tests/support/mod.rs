@@ -99,6 +99,22 @@ impl Kernel {
         result.expect("the program runs").return_value
     }
 
+    /// The same from several threads at once.
+    pub fn repeat_shared(&self, through: Through, frame: &[u8], times: u32) {
+        let options = TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::default() };
+        let name = match through {
+            Through::Xdp => {
+                let program: &Xdp = self.ebpf.program("tcpfsm_xdp").unwrap().try_into().unwrap();
+                program.test_run(options).expect("the program runs");
+                return;
+            }
+            Through::TcIngress => "tcpfsm_ingress",
+            Through::TcEgress => "tcpfsm_egress",
+        };
+        let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
+        program.test_run(options).expect("the program runs");
+    }
+
     /// A flow's record, and whether it is in the embryonic map.
     pub fn record(&self, key: &FlowKey) -> Option<(FlowRecord, bool)> {
         fn look<K: FromBytes + IntoBytes + Copy + 'static>(

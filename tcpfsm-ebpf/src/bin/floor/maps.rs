@@ -1,0 +1,39 @@
+//! The floor's maps. The bench sets their sizes.
+
+use aya_ebpf::{
+    btf_maps::{Array, LruHashMap, ProgramArray},
+    macros::btf_map,
+};
+
+use crate::{
+    parse::{Key16, Key40},
+    plan::Plan,
+};
+
+/// 128 bytes of flow.
+#[repr(C)]
+pub(crate) struct Flow {
+    pub(crate) state: u64,
+    pub(crate) last: u64,
+    pub(crate) rest: [u64; 14],
+}
+
+/// IPv4 flows.
+#[btf_map]
+pub(crate) static FLOOR16: LruHashMap<Key16, Flow, 1024> = LruHashMap::new();
+
+/// IPv6 flows.
+#[btf_map]
+pub(crate) static FLOOR40: LruHashMap<Key40, Flow, 1024> = LruHashMap::new();
+
+/// What the floor counted: packets, hits, misses, inserts; then what a walk saw: flows, old ones.
+#[btf_map]
+pub(crate) static SEEN: Array<[u64; 8], 1> = Array::new();
+
+/// What `vary` does next.
+#[btf_map]
+pub(crate) static PLAN: Array<Plan, 1> = Array::new();
+
+/// The measured program.
+#[btf_map]
+pub(crate) static NEXT: ProgramArray<1> = ProgramArray::new();

@@ -1,0 +1,161 @@
+//! What the tracker costs, measured: `cargo xtask bench` runs this. See `docs/performance.md`.
+//!
+//! - [`plan`], [`frames`], [`floor`]: packets, and the jig that makes another one each time
+//! - [`subject`]: the tracker's programs, and the check that packets took the path that is measured
+//! - [`rig`], [`stats`], [`sys`]: rounds, medians, clocks
+//! - [`groups`]: what is measured
+//! - [`budgets`], [`verifier`]: what is promised
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench that fails, fails")]
+
+mod budgets;
+mod floor;
+mod frames;
+mod groups;
+#[path = "../../../tcpfsm-ebpf/src/bin/floor/plan.rs"]
+mod plan;
+mod rig;
+mod stats;
+mod subject;
+mod sys;
+mod verifier;
+
+use std::{env, fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use serde_json::json;
+
+use crate::{
+    floor::FloorObject,
+    groups::{established, fresh, pair, sweep},
+    rig::{Effort, Table},
+};
+
+/// Measures the tracker.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench")]
+struct Arguments {
+    /// Rounds of each group
+    #[arg(long, default_value_t = 21)]
+    rounds: usize,
+    /// Only these groups (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "GROUP")]
+    only: Vec<String>,
+    /// A few short rounds on small maps: to see that it runs, not to measure
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Fail when a committed budget is exceeded
+    #[arg(long)]
+    check: bool,
+    /// Load the programs, print what they cost the verifier, and fail when one is over its budget
+    #[arg(long, hide = true)]
+    verifier_stats: bool,
+    /// The tracker's object
+    #[arg(long, env = "TCPFSM_BPF_OBJECT", value_name = "FILE")]
+    object: PathBuf,
+    /// The floor's object
+    #[arg(long, env = "TCPFSM_FLOOR_OBJECT", value_name = "FILE")]
+    floor: PathBuf,
+    /// Given by cargo to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What every group gets.
+struct Bench {
+    object: Vec<u8>,
+    floor: FloorObject,
+    quick: bool,
+    rounds: usize,
+}
+
+impl Bench {
+    fn rounds(&self) -> usize {
+        if self.quick { 3 } else { self.rounds }
+    }
+
+    fn effort(&self, slice: f64) -> Effort {
+        Effort { rounds: self.rounds(), slice: if self.quick { 5e6 } else { slice } }
+    }
+}
+
+type Group = (&'static str, &'static str, fn(&Bench) -> Result<Table>);
+
+/// Every group, in the order of the run.
+const GROUPS: &[Group] = &[
+    ("hot", "established, one flow, XDP", established::hot),
+    ("tc", "established, one flow, TC beside XDP", established::tc),
+    ("cold-128k", "established, 131,072 flows in random order", |bench| {
+        established::cold(bench, "cold-128k", if bench.quick { 10 } else { 17 }, false)
+    }),
+    ("cold-1m", "established, 1,048,576 flows in random order", |bench| {
+        established::cold(bench, "cold-1m", if bench.quick { 12 } else { 20 }, true)
+    }),
+    ("new", "SYNs into a full map, whole connections", fresh::new),
+    ("pair", "two CPUs", pair::pair),
+    ("sweep", "the walk over a million flows", sweep::walk),
+];
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let Arguments { rounds, only, quick, json, check, verifier_stats, object, floor, bench: _ } = arguments;
+    if !rustix::process::geteuid().is_root() {
+        bail!("loading programs needs root");
+    }
+    let object = fs::read(object).with_context(|| format!("read {}", object.display()))?;
+    if *verifier_stats {
+        return verifier::main(&object, *json);
+    }
+    if let Some(name) = only.iter().find(|name| !GROUPS.iter().any(|(group, ..)| group == name)) {
+        let names: Vec<_> = GROUPS.iter().map(|(name, what, _)| format!("  {name:<10} {what}")).collect();
+        bail!("no group {name}; there are:\n{}", names.join("\n"));
+    }
+    if *check && (*quick || *rounds < 15) {
+        bail!("--check needs at least 15 rounds, and not --quick");
+    }
+    let bench = Bench { object, floor: FloorObject::read(floor)?, quick: *quick, rounds: *rounds };
+    sys::pin(sys::cpus() - 1);
+    let mut tables = Vec::new();
+    for (name, _, measure) in
+        GROUPS.iter().filter(|(name, ..)| only.is_empty() || only.iter().any(|o| o == name))
+    {
+        let table = measure(&bench).with_context(|| format!("group {name}"))?;
+        if !json {
+            print!("{table}");
+        }
+        tables.push(table);
+    }
+    let measured = budgets::compare(&tables)?;
+    if *json {
+        let record = json!({ "kernel": kernel(), "cpu": cpu(), "quick": quick, "groups": tables, "budgets": measured });
+        println!("{}", serde_json::to_string_pretty(&record)?);
+    } else if *check {
+        budgets::print(&measured);
+    }
+    Ok(!check || measured.iter().all(|budget| budget.kept))
+}
+
+fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+fn cpu() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = model.map_or(env::consts::ARCH, |(_, name)| name.trim());
+    format!("{} × {name}", sys::cpus())
+}
