@@ -26,6 +26,17 @@ pub(crate) enum Insertion {
     NoRoom,
 }
 
+impl Insertion {
+    #[inline(always)]
+    fn of(result: Result<(), i32>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(EEXIST) => Self::Exists,
+            Err(_) => Self::NoRoom,
+        }
+    }
+}
+
 /// The map has the key.
 const EEXIST: i32 = -17;
 
@@ -34,7 +45,8 @@ pub(crate) trait Key: EventKey + Copy + 'static {
     fn find_flow(&self) -> Option<*mut FlowRecord>;
     fn find_embryo(&self) -> Option<*mut FlowRecord>;
     fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
-    fn insert_flow(&self, record: &FlowRecord) -> bool;
+    fn insert_flow(&self, record: &FlowRecord) -> Insertion;
+    fn remove_flow(&self);
     fn remove_embryo(&self);
 }
 
@@ -53,16 +65,17 @@ macro_rules! key {
 
             #[inline(always)]
             fn insert_embryo(&self, record: &FlowRecord) -> Insertion {
-                match $embryos.insert(self, record, u64::from(BPF_NOEXIST)) {
-                    Ok(()) => Insertion::Done,
-                    Err(EEXIST) => Insertion::Exists,
-                    Err(_) => Insertion::NoRoom,
-                }
+                Insertion::of($embryos.insert(self, record, u64::from(BPF_NOEXIST)))
             }
 
             #[inline(always)]
-            fn insert_flow(&self, record: &FlowRecord) -> bool {
-                $flows.insert(self, record, u64::from(BPF_ANY)).is_ok()
+            fn insert_flow(&self, record: &FlowRecord) -> Insertion {
+                Insertion::of($flows.insert(self, record, u64::from(BPF_NOEXIST)))
+            }
+
+            #[inline(always)]
+            fn remove_flow(&self) {
+                let _ = $flows.remove(self);
             }
 
             #[inline(always)]
@@ -128,14 +141,43 @@ pub(crate) unsafe fn promote<K: Key>(
         if !install(embryo, verdict, gone) {
             return;
         }
-        work.record = *embryo;
-        work.record.shared.verdict = verdict.0;
-        if key.insert_flow(&work.record) {
-            stats::health(counters, Health::Promoted);
-            key.remove_embryo();
-        } else {
-            stats::health(counters, Health::InsertFailed);
+        if !carry(counters, key, embryo, work) {
             let _ = install(embryo, gone, verdict);
         }
     }
+}
+
+/// Carries a frozen record into the flow map: the CPU that froze it does, and any other that comes upon it, so that
+/// nobody waits for anybody. The first one's copy stands. Says whether the record is there now.
+///
+/// # Safety
+/// As for [`promote`].
+#[inline(always)]
+pub(crate) unsafe fn carry<K: Key>(
+    counters: &mut Counters,
+    key: &K,
+    embryo: *mut FlowRecord,
+    work: &mut Work,
+) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        work.record = *embryo;
+        work.record.shared.verdict = Verdict(work.record.shared.verdict).with(Verdict::GONE, false).0;
+        if let Some(old) = key.find_flow()
+            && verdict(old).has(Verdict::GONE)
+        {
+            // An earlier connection's, which the sweep is about to remove.
+            key.remove_flow();
+        }
+    }
+    match key.insert_flow(&work.record) {
+        Insertion::Done => stats::health(counters, Health::Promoted),
+        Insertion::Exists => {}
+        Insertion::NoRoom => {
+            stats::health(counters, Health::InsertFailed);
+            return false;
+        }
+    }
+    key.remove_embryo();
+    true
 }

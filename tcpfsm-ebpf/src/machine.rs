@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How often a verdict is worked out again because the other direction changed it meanwhile.
-const RETRIES: usize = 3;
+const RETRIES: usize = 4;
 
 /// A one-sided flow is promoted after this many segments.
 const ONE_SIDED_PROMOTION: u64 = 16;
@@ -34,8 +34,8 @@ const DONE: Attempt = 0;
 /// The record was on its way to another map: look again.
 const AGAIN: Attempt = 1;
 
-/// How often the record is looked for: another CPU that carries it from one map to the other needs less time.
-const ATTEMPTS: usize = 24;
+/// How often the record is looked for: it may leave its map, begin, or end at each look.
+const ATTEMPTS: usize = 6;
 
 /// Works the segment on the desk.
 #[unsafe(no_mangle)]
@@ -116,7 +116,7 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
                 return DONE;
             }
             if !verdict.is_closed() {
-                // Another CPU is carrying it to the flow map.
+                flow_table::carry(counters, key, embryo, work);
                 return AGAIN;
             }
             // The sweep is about to remove it.

@@ -99,7 +99,8 @@ fn packet(network: u32, from_client: bool, (flags, seq, ack, len): Said) -> Vec<
     };
     let ack = if flags & F::ACK == 0 { 0 } else { other.wrapping_add(ack) };
     let segment = tcp(ports, own.wrapping_add(seq), ack, flags, 64_240, &[], len as usize);
-    ipv4(network, hosts.0, hosts.1, 1, &segment)
+    // Without an identification: a copy is a retransmission, not the same packet seen twice.
+    ipv4(network, hosts.0, hosts.1, 0, &segment)
 }
 
 fn key(network: u32) -> FlowKey {
