@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, broadcast, watch},
     time::interval,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::{
     BPF_OBJECT,
@@ -99,8 +99,11 @@ async fn serve(config: Config) -> Result<ExitCode> {
         Some((sink, thread)) => (Some(Box::new(sink) as Box<dyn Sink>), Some(thread)),
         None => (None, None),
     };
-    let (publisher, publish_thread) =
-        start_publisher(owner::lookup(config.vantage), sink, events.clone(), Arc::clone(&shared))?;
+    let host = owner::lookup(config.vantage);
+    if let Some(reason) = host.degraded() {
+        warn!("{reason}");
+    }
+    let (publisher, publish_thread) = start_publisher(host, sink, events.clone(), Arc::clone(&shared))?;
 
     let engine = Engine::new(&config, ring, attachments, publisher, Arc::clone(&shared));
 

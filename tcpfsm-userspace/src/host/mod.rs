@@ -24,7 +24,7 @@ mod view;
 pub use addresses::Addresses;
 pub use cgroup::Placement;
 pub use fds::{Degraded, FdIndex, Holder};
-pub use owner::{Confidence, Owner};
+pub use owner::{Answer, Confidence, Owner, Whose, WhyUnowned};
 pub use process::{Process, Processes};
 pub use sock_diag::{SockDiag, Socket, States, Timer};
 pub use view::Host;

@@ -14,7 +14,7 @@ use super::{
     cgroup::Placement,
     cgroup_ids::CgroupIds,
     fds::{FdIndex, Holder},
-    owner::{Confidence, Owner},
+    owner::{Answer, Confidence, Owner, Whose, WhyUnowned},
     process::{Process, Processes},
     sock_diag::{SockDiag, Socket, States},
 };
@@ -84,6 +84,41 @@ impl Host {
     pub fn owner_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Owner> {
         let socket = self.socket(local, remote).ok()??;
         self.owner(&socket)
+    }
+
+    /// Whose this host's end of a flow is, and the state of its socket.
+    ///
+    /// Where the socket has no process yet, or none any more, who listens at `local` is the answer, with that
+    /// said; else why there is none.
+    pub fn whose(&mut self, local: SocketAddr, remote: SocketAddr) -> Answer {
+        let nobody = |why| Whose::Nobody(why, None);
+        let socket = match self.socket(local, remote) {
+            Ok(Some(socket)) => socket,
+            Ok(None) => {
+                let listener = self.listener_owner(local).map(Whose::Process);
+                return Answer { whose: listener.unwrap_or(nobody(WhyUnowned::NoSocket)), state: None };
+            }
+            Err(_) => return Answer { whose: nobody(WhyUnowned::Hidden), state: None },
+        };
+        let state = Some(socket.state);
+        let whose = match (socket.state, socket.inode) {
+            (State::TimeWait, _) => nobody(WhyUnowned::TimeWait),
+            // In the accept queue, or not even there: request sockets and children without a file.
+            (State::SynRecv | State::Established | State::CloseWait, 0) => {
+                let listener = self.listener_owner(local).map(Whose::Process);
+                listener.unwrap_or_else(|| Whose::Nobody(WhyUnowned::NotAccepted, self.placement(&socket)))
+            }
+            (_, 0) => Whose::Nobody(WhyUnowned::Orphan, self.placement(&socket)),
+            (_, _) => match self.owner(&socket) {
+                Some(owner) => Whose::Process(owner),
+                None => {
+                    let hidden = self.degraded().is_some();
+                    let why = if hidden { WhyUnowned::Hidden } else { WhyUnowned::TooNew };
+                    Whose::Nobody(why, self.placement(&socket))
+                }
+            },
+        };
+        Answer { whose, state }
     }
 
     /// The process that listens at this address and port, wildcard and dual-stack listeners included.
