@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ const LIST_OWNERS: Duration = Duration::from_secs(2);
 /// Answers from the kernel's maps and the pipeline's gauges.
 pub struct Insight {
     counters: CounterMap,
-    maps: FlowMaps,
+    maps: Arc<FlowMaps>,
     shared: SharedGauges,
     vantage: Vantage,
     started: Instant,
@@ -38,7 +39,7 @@ pub struct Insight {
 impl Insight {
     /// Takes the maps it answers from.
     #[must_use]
-    pub fn new(counters: CounterMap, maps: FlowMaps, shared: SharedGauges, vantage: Vantage) -> Self {
+    pub fn new(counters: CounterMap, maps: Arc<FlowMaps>, shared: SharedGauges, vantage: Vantage) -> Self {
         Self { counters, maps, shared, vantage, started: Instant::now() }
     }
 

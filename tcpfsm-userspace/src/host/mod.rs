@@ -21,7 +21,7 @@ mod process;
 mod sock_diag;
 mod view;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, address_interfaces};
 pub use cgroup::Placement;
 pub use fds::{Degraded, FdIndex, Holder};
 pub use owner::{Answer, Confidence, Owner, Whose, WhyUnowned};

@@ -56,6 +56,14 @@ impl Host {
     /// Looks around once, so that [`degraded`](Self::degraded) holds from the start.
     #[must_use]
     pub fn new() -> Self {
+        let mut host = Self::for_sockets();
+        host.fds.refresh();
+        host
+    }
+
+    /// The same for whoever asks about sockets only, not their owners: processes are not looked through.
+    #[must_use]
+    pub fn for_sockets() -> Self {
         let mut host = Self {
             sock_diag: SockDiag::new(),
             fds: FdIndex::new(),
@@ -65,7 +73,6 @@ impl Host {
             bound: Bound { interfaces: BTreeSet::new(), next: Instant::now() },
             unanswered: None,
         };
-        host.fds.refresh();
         host.learn_bound_interfaces();
         host
     }
@@ -173,6 +180,13 @@ impl Host {
     /// When the kernel does not answer; no listener is `Ok(None)`.
     pub fn listener(&mut self, local: SocketAddr) -> io::Result<Option<Socket>> {
         self.on_each_interface(|sock_diag, ifindex| sock_diag.listener(local, ifindex))
+    }
+
+    /// Whether a socket that is not found is really not there: the kernel answers, and not more interfaces have
+    /// sockets bound to them than can be tried.
+    #[must_use]
+    pub fn finds_all(&self) -> bool {
+        self.unanswered.is_none() && self.bound.interfaces.len() <= MAX_BOUND
     }
 
     /// Every TCP socket of this network namespace, listeners included: for a warm start.
