@@ -10,6 +10,7 @@
 //! emit.rs        events into the ring buffer
 //! stats.rs       per-CPU counters
 //! sweep.rs       the walk over all flows, inside the kernel       (unsafe)
+//! correct.rs     a verdict changed because the host's sockets know better (unsafe)
 //! maps.rs        every map
 //! atomics.rs     the compare-and-swap that Rust's bpf target lacks (unsafe)
 //! ```
@@ -20,6 +21,7 @@
 
 mod atomics;
 mod bytes;
+mod correct;
 mod emit;
 mod flow_table;
 mod machine;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use tcpfsm_common::{
-    abi::{Counters, FlowEvent, FlowRecord, KernelConfig, SweepReport, SweepRequest},
+    abi::{Correction, Counters, FlowEvent, FlowRecord, KernelConfig, SweepReport, SweepRequest},
     flow::{FlowKey4, FlowKey6},
 };
 
@@ -51,6 +51,10 @@ pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
 /// Through here a walk's offsets go to be forgotten by the verifier, see `PacketBytes::blur`.
 #[btf_map]
 pub(crate) static BLUR: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The change of verdict that the daemon asks for, and whether it was made.
+#[btf_map]
+pub(crate) static CORRECTION: Array<Correction, 1> = Array::new();
 
 /// What the next sweep looks for; written by the daemon.
 #[btf_map]

@@ -70,7 +70,7 @@ pub(crate) fn change(counters: &mut Counters, event: &FlowEvent, opened: u64, ov
         counters.handshake_sum += took;
     }
     if over {
-        counters.closed[after.close_reason() as usize & 7] += 1;
+        counters.closed[after.close_reason() as usize & 15] += 1;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use tcpfsm_common::abi::Counters;
 use crate::{
     clock::monotonic_ns,
     config::Vantage,
-    control::{filter::Filter, flows, server::Answers, stats::Stats},
+    control::{filter::Filter, flows, protocol::Notice, server::Answers, stats::Stats},
     error::Result,
     export::{
         http,
@@ -18,7 +19,7 @@ use crate::{
         prometheus::{self, Scrape},
     },
     kernel::{counters::CounterMap, interfaces::InterfaceNames, records::FlowMaps},
-    owner,
+    owner::{self, WhyUnowned},
     pipeline::{Losses, Owners, SharedGauges},
     report::{Flow, Side},
 };
@@ -29,7 +30,7 @@ const LIST_OWNERS: Duration = Duration::from_secs(2);
 /// Answers from the kernel's maps and the pipeline's gauges.
 pub struct Insight {
     counters: CounterMap,
-    maps: FlowMaps,
+    maps: Arc<FlowMaps>,
     shared: SharedGauges,
     vantage: Vantage,
     started: Instant,
@@ -38,7 +39,7 @@ pub struct Insight {
 impl Insight {
     /// Takes the maps it answers from.
     #[must_use]
-    pub fn new(counters: CounterMap, maps: FlowMaps, shared: SharedGauges, vantage: Vantage) -> Self {
+    pub fn new(counters: CounterMap, maps: Arc<FlowMaps>, shared: SharedGauges, vantage: Vantage) -> Self {
         Self { counters, maps, shared, vantage, started: Instant::now() }
     }
 
@@ -81,6 +82,7 @@ impl Answers for Insight {
         let mut names = InterfaceNames::default();
         let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
         let mut count = 0;
+        let mut hidden = false;
         let mut listening = true;
         self.maps.for_each(|key, record| {
             if !listening {
@@ -95,15 +97,22 @@ impl Answers for Insight {
                 return;
             }
             let flow = Flow { orig: line.orig, resp: line.resp, iface: Cow::Borrowed(""), local: line.local };
-            line.proc = owners.owner(&flow, Side::Resp);
+            let found = owners.owner(&flow, Side::Resp, [line.orig_state, line.resp_state]);
+            (line.proc, line.unowned, line.kernel_state) = (found.proc, found.unowned, found.kernel_state);
             if !filter.wants_owner(line.proc.as_ref()) {
                 return;
             }
+            hidden |= line.unowned.as_ref().is_some_and(|unowned| unowned.why == WhyUnowned::Hidden);
             if let Ok(json) = serde_json::to_string(&line) {
                 count += 1;
                 listening = write(&json);
             }
         })?;
+        if let Some(reason) = owners.degraded().filter(|_| hidden && listening)
+            && let Ok(json) = serde_json::to_string(&Notice::Note(reason))
+        {
+            write(&json);
+        }
         Ok(count)
     }
 

@@ -4,6 +4,7 @@
 //! command/   one subcommand of `tcpfsm` per file        cli.rs, config/, error.rs serve them
 //! kernel/    aya, and nothing else knows aya: load, attach, events, records, sweep
 //! source/    ring-buffer bytes to typed events
+//! views/     the wire's view beside the host's own sockets: warm start, comparison
 //! pipeline/  source → detectors → reports
 //! host/      what the host itself knows of a flow: its socket, its owner      owner.rs asks it
 //! detect/    one detector per file: events and time in, anomalies out
@@ -31,6 +32,7 @@ pub mod pipeline;
 pub mod replay;
 pub mod report;
 pub mod source;
+pub mod views;
 
 /// The kernel programs' object, empty when this was built without `cargo xtask build`.
 pub static BPF_OBJECT: &[u8] = {

@@ -8,7 +8,11 @@ use std::{borrow::Cow, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 use tcpfsm_common::{flow::Direction, fsm::State};
 
-use crate::{clock::Wall, detect::AnomalyKind, owner::Proc};
+use crate::{
+    clock::Wall,
+    detect::AnomalyKind,
+    owner::{Proc, Unowned},
+};
 
 /// The version of the schema.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -188,6 +192,9 @@ pub struct Transition {
     /// The owner of this host's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proc: Option<Proc>,
+    /// Why it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unowned: Option<Unowned>,
 }
 
 /// The segment, or the clock, that did it.
@@ -231,6 +238,9 @@ pub struct ConnClosed {
     /// The owner of this host's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proc: Option<Proc>,
+    /// Why it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unowned: Option<Unowned>,
 }
 
 /// Something is wrong with a group of flows; the flow named is the one longest concerned.
@@ -265,6 +275,9 @@ pub struct Anomaly {
     /// The owner of this host's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proc: Option<Proc>,
+    /// Why it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unowned: Option<Unowned>,
 }
 
 /// Where an anomaly is in its life.
@@ -323,6 +336,30 @@ pub mod state_name {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<State, D::Error> {
         let name = String::deserialize(deserializer)?;
         name.parse().map_err(|_| de::Error::custom(format!("{name:?} is no TCP state")))
+    }
+}
+
+/// The same for a state that may not be known.
+pub mod optional_state_name {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
+    use tcpfsm_common::fsm::State;
+
+    /// Writes the name, or null.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(state: &Option<State>, serializer: S) -> Result<S::Ok, S::Error> {
+        state.map(State::name).serialize(serializer)
+    }
+
+    /// Reads any spelling, or null.
+    ///
+    /// # Errors
+    /// There is no such state.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<State>, D::Error> {
+        Option::<String>::deserialize(deserializer)?
+            .map(|name| name.parse().map_err(|_| de::Error::custom(format!("{name:?} is no TCP state"))))
+            .transpose()
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tcpfsm_common::fsm::State;
-use tcpfsm_userspace::host::{Confidence, Host, SockDiag, Socket, States};
+use tcpfsm_userspace::host::{Confidence, Host, SockDiag, Socket, States, Whose, WhyUnowned};
 
 fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -138,6 +138,9 @@ fn time_wait_has_no_owner_and_no_socket_is_closed() {
     drop(server);
     until(&mut host, (local, remote), State::TimeWait);
     assert_eq!(host.owner_of(local, remote), None);
+    let answer = host.whose(local, remote);
+    assert_eq!(answer.state, Some(State::TimeWait));
+    assert_eq!(answer.whose, Whose::Nobody(WhyUnowned::TimeWait, None));
     assert_eq!(host.socket(local, remote).unwrap().unwrap().inode, 0);
     until(&mut host, at_server, State::Closed);
     assert!(host.listener(remote).unwrap().is_some(), "the lookup must not take the listener for the flow");
@@ -170,6 +173,15 @@ fn unread_and_unaccepted_are_in_the_queues() {
     let (remote, local) = ends(&waiting);
     assert_eq!(host.kernel_state(local, remote), Some(State::Established));
     assert_eq!(host.owner_of(local, remote), None);
+    let answer = host.whose(local, remote);
+    let Whose::Process(owner) = answer.whose else { panic!("{answer:?}") };
+    assert_eq!((owner.pid, owner.confidence), (std::process::id(), Confidence::Listener));
+    assert_eq!(answer.state, Some(State::Established));
+    // Nobody listens, and there is no socket.
+    drop((client, server, waiting));
+    drop(listener);
+    let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    assert_eq!(host.whose(nowhere, remote).whose, Whose::Nobody(WhyUnowned::NoSocket, None));
 }
 
 #[test]

@@ -7,14 +7,14 @@
 use std::{
     io::Read as _,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
-    process::Command,
+    os::fd::{AsRawFd as _, OwnedFd},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use tcpfsm_common::fsm::State;
-use tcpfsm_userspace::host::{Host, SockDiag, States};
+use tcpfsm_userspace::host::{Confidence, Host, SockDiag, States, Whose, WhyUnowned};
 
 /// Runs `test` on a thread with a network namespace of its own, in which only loopback is up.
 fn in_namespace(test: impl FnOnce() + Send) {
@@ -121,7 +121,9 @@ fn a_request_socket_is_in_syn_recv_and_only_its_listener_has_an_owner() {
         assert_eq!(host.kernel_state(local, remote), Some(State::SynRecv));
         assert_eq!(host.kernel_state(remote, local), Some(State::Established));
         assert_eq!(host.owner_of(local, remote), None);
-        assert_eq!(host.listener_owner(local).unwrap().pid, std::process::id());
+        let whose = host.whose(local, remote).whose;
+        let Whose::Process(owner) = whose else { panic!("{whose:?}") };
+        assert_eq!((owner.pid, owner.confidence), (std::process::id(), Confidence::Listener));
         let requests = SockDiag::new().list(States::of(&[State::SynRecv])).unwrap();
         assert_eq!(
             requests.iter().map(|socket| (socket.local, socket.remote)).collect::<Vec<_>>(),
@@ -148,6 +150,8 @@ fn a_socket_closed_before_its_peer_is_an_orphan() {
             host.kernel_state(local, remote)
         );
         assert_eq!(host.owner_of(local, remote), None);
+        let whose = host.whose(local, remote).whose;
+        assert!(matches!(whose, Whose::Nobody(WhyUnowned::Orphan, _)), "{whose:?}");
         assert_eq!(host.owner_of(remote, local).unwrap().pid, std::process::id());
     });
 }
@@ -164,7 +168,11 @@ fn another_namespace_has_other_sockets() {
 fn without_capabilities_the_reason_is_given_and_the_rest_works() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let mut sleeper = Command::new("sleep").arg("20").spawn().unwrap();
+    let _client = TcpStream::connect(address).unwrap();
+    let (server, remote) = listener.accept().unwrap();
+    let local = server.local_addr().unwrap();
+    let input = Stdio::from(OwnedFd::from(server));
+    let mut sleeper = Command::new("sleep").arg("20").stdin(input).spawn().unwrap();
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let Ok(mut sets) = rustix::thread::capabilities(None) else { return };
@@ -186,6 +194,8 @@ fn without_capabilities_the_reason_is_given_and_the_rest_works() {
                 std::process::id(),
                 "our own are still seen"
             );
+            let whose = host.whose(local, remote).whose;
+            assert!(matches!(whose, Whose::Nobody(WhyUnowned::Hidden, _)), "the sleeper's is not: {whose:?}");
         });
         let outcome = thread.join();
         sleeper.kill().unwrap();

@@ -147,7 +147,7 @@ pub struct Counters {
     /// Transitions by side (originator first), state before, state after.
     pub transitions: [[[u64; STATE_SLOTS]; STATE_SLOTS]; 2],
     /// Flows closed, by [`CloseReason`](super::CloseReason).
-    pub closed: [u64; 8],
+    pub closed: [u64; 16],
     /// Time spent in each state when left, by [`bucket_of`].
     pub dwell: [[u64; DWELL_BUCKETS]; STATE_SLOTS],
     /// The same, added up in nanoseconds.
@@ -167,7 +167,7 @@ impl Counters {
         health: [0; 8],
         facts: [0; 64],
         transitions: [[[0; STATE_SLOTS]; STATE_SLOTS]; 2],
-        closed: [0; 8],
+        closed: [0; 16],
         dwell: [[0; DWELL_BUCKETS]; STATE_SLOTS],
         dwell_sum: [0; STATE_SLOTS],
         handshake: [0; LATENCY_BUCKETS],

@@ -23,6 +23,8 @@ pub enum EventKind {
     Stuck = 4,
     /// The flow ended: a [`ClosedEvent`] with its totals.
     Closed = 5,
+    /// The host's own sockets knew better: the daemon corrected the verdict.
+    Host = 7,
 }
 
 impl TryFrom<u8> for EventKind {
@@ -35,6 +37,7 @@ impl TryFrom<u8> for EventKind {
             3 => Ok(Self::Expired),
             4 => Ok(Self::Stuck),
             5 => Ok(Self::Closed),
+            7 => Ok(Self::Host),
             other => Err(other),
         }
     }

@@ -6,6 +6,7 @@
 //! another version are refused.
 
 mod config;
+mod correction;
 mod counter;
 mod event;
 mod record;
@@ -13,6 +14,7 @@ mod sweep;
 mod verdict;
 
 pub use config::KernelConfig;
+pub use correction::Correction;
 pub use counter::{
     Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
 };

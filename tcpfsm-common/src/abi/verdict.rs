@@ -8,8 +8,8 @@ use crate::{
 /// Both states, whether each is confirmed, what to roll back to, and the generation.
 ///
 /// ```text
-///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26     32      48     56
-///      low high cl ch pl  ph  o  pk cd tw rl rh os gn     gen     reason
+///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26 27  32      48     56
+///      low high cl ch pl  ph  o  pk cd tw rl rh os gn sd  gen     reason
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -36,11 +36,13 @@ pub enum CloseReason {
     Unreachable = 6,
     /// The map needed the room.
     Evicted = 7,
+    /// The host's own socket is gone, and no segment told so.
+    SocketGone = 8,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Open,
         Self::Finish,
         Self::ResetByOriginator,
@@ -49,6 +51,7 @@ impl CloseReason {
         Self::Refused,
         Self::Unreachable,
         Self::Evicted,
+        Self::SocketGone,
     ];
 
     /// The reason with this code.
@@ -62,6 +65,7 @@ impl CloseReason {
             5 => Self::Refused,
             6 => Self::Unreachable,
             7 => Self::Evicted,
+            8 => Self::SocketGone,
             _ => Self::Open,
         }
     }
@@ -78,6 +82,7 @@ impl CloseReason {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::Evicted => "evicted",
+            Self::SocketGone => "socket_gone",
         }
     }
 }
@@ -104,6 +109,8 @@ impl Verdict {
     pub const ONE_SIDED: u64 = 1 << 25;
     /// The record is leaving its map, for the other one or for good: look again.
     pub const GONE: u64 = 1 << 26;
+    /// The states came from the host's own sockets at the start; the wire has not shown all of their past.
+    pub const SEEDED: u64 = 1 << 27;
 
     /// The state of one end.
     #[inline(always)]
@@ -254,6 +261,16 @@ impl Verdict {
     #[must_use]
     pub const fn is_closed(self) -> bool {
         self.state(End::Low).is_closed() && self.state(End::High).is_closed()
+    }
+
+    /// Whether neither end can send any more: each is closed, or in TIME_WAIT.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        const fn quiet(state: State) -> bool {
+            state.is_closed() || matches!(state, State::TimeWait)
+        }
+        quiet(self.state(End::Low)) && quiet(self.state(End::High))
     }
 
     /// Whether the handshake is under way, or nothing but a stray was seen.

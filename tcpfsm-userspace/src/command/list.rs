@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufWriter, Write as _},
+    io::{BufWriter, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
@@ -14,13 +14,22 @@ use crate::{
         protocol::{FlowLine, Notice, Request, What},
     },
     error::{Error, Result},
-    export::text::bytes,
-    owner::Proc,
+    export::{
+        owner,
+        text::{Width, bytes},
+    },
     report::Side,
 };
 
+/// What the marks in the table mean; for stderr, and only where a person reads it.
+const LEGEND: &str = "* this host's end   ? assumed: that end has not proved it yet   \
+                      !STATE what the kernel's own socket says instead";
+
 pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
     let ListArgs { filter, output, socket } = args;
+    if matches!(output, ListFormat::Table | ListFormat::Wide) && std::io::stderr().is_terminal() {
+        eprintln!("{LEGEND}   {}", owner::LEGEND);
+    }
     let request = Request::new(What::List, filter.filter(Vec::new()));
     let mut conversation = Conversation::start(&socket.socket, &request)?;
     let mut stdout = BufWriter::new(std::io::stdout().lock());
@@ -35,6 +44,7 @@ pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
                 }
             },
             Some(Answer::Notice(Notice::End(_))) => break,
+            Some(Answer::Notice(Notice::Note(words))) => eprintln!("tcpfsm: {words}"),
             Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_))) => {}
             None => return Err(Error::HungUp),
         }
@@ -81,7 +91,11 @@ fn table(flows: &[FlowLine], wide: bool) -> String {
 fn row(flow: &FlowLine, wide: bool) -> Vec<String> {
     let state = |side| {
         let (state, confirmed) = flow.state(side);
-        format!("{}{}", state.ss_name(), if confirmed || state.is_closed() { "" } else { "?" })
+        let assumed = if confirmed || state.is_closed() { "" } else { "?" };
+        match flow.disagreement() {
+            Some((at, kernel)) if at == side => format!("{}{assumed}!{}", state.ss_name(), kernel.ss_name()),
+            Some(_) | None => format!("{}{assumed}", state.ss_name()),
+        }
     };
     let address = |side, address: std::net::SocketAddr| {
         let local = flow.local.is_some_and(|local| local.includes(side));
@@ -106,11 +120,8 @@ fn row(flow: &FlowLine, wide: bool) -> Vec<String> {
             flow.iface.to_string(),
         ]);
     }
-    row.push(match &flow.proc {
-        Some(Proc { pid, comm, unit: Some(unit), .. }) if wide => format!("{comm}[{pid}] {unit}"),
-        Some(Proc { pid, comm, .. }) => format!("{comm}[{pid}]"),
-        None => String::new(),
-    });
+    let width = if wide { Width::Wide } else { Width::Table };
+    row.push(owner::cell(flow.proc.as_ref(), flow.unowned.as_ref(), width));
     row
 }
 
@@ -119,7 +130,7 @@ mod tests {
     use tcpfsm_common::fsm::State;
 
     use super::*;
-    use crate::report::Local;
+    use crate::{owner::Proc, report::Local};
 
     #[test]
     fn columns_line_up() {
@@ -148,15 +159,21 @@ mod tests {
                 pid: 4_711,
                 comm: "java".into(),
                 unit: Some("app.service".into()),
-                container: None,
+                ..Proc::default()
             }),
+            unowned: None,
+            kernel_state: None,
         };
         assert_eq!(
             table(std::slice::from_ref(&flow), false),
             "ORIG        RESP         ORIGINATOR      RESPONDER       DWELL  IDLE  PKTS  BYTES      PROCESS\n\
              FIN-WAIT-2  CLOSE-WAIT?  10.0.0.1:40001  10.0.0.2:8080*  4.20s  72ms  6/5   120B/4.2K  java[4711]\n"
         );
-        assert!(table(&[flow], true).contains("3m12s  1/0  eth0   java[4711] app.service\n"));
+        assert!(
+            table(std::slice::from_ref(&flow), true).contains("3m12s  1/0  eth0   java[4711] app.service\n")
+        );
+        let differs = FlowLine { kernel_state: Some(State::LastAck), ..flow };
+        assert!(table(&[differs], false).contains("CLOSE-WAIT?!LAST-ACK"), "the kernel's view shows");
         assert!(table(&[], false).starts_with("ORIG  RESP"));
     }
 }

@@ -15,27 +15,29 @@ use tokio::{
     sync::{Notify, broadcast, watch},
     time::interval,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::{
     BPF_OBJECT,
     cli::RunArgs,
-    config::{Config, Metrics},
+    config::{Config, Metrics, Vantage},
     control::server::{ControlSocket, Office, check_free},
     error::{Error, Result},
     export::{http, stdout},
+    host::Host,
     insight::Insight,
     kernel::{
         attach,
         counters::CounterMap,
         events::EventRing,
-        interfaces::{self, Interface},
+        interfaces::{self, Interface, Kind},
         loader,
         records::FlowMaps,
         sweep::Sweeper,
     },
     logging, owner,
-    pipeline::{Ending, Engine, Losses, Shared, SharedGauges, Sink, start_publisher},
+    pipeline::{Background, Ending, Engine, Losses, Shared, SharedGauges, Sink, start_publisher},
+    views::{self, Coverage, Rounds, Watched},
 };
 
 /// Events that a watcher may be behind before it loses some.
@@ -80,7 +82,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let mut kernel = loader::load(BPF_OBJECT, &config)?;
     let ring = EventRing::take(&mut kernel)?;
     let counters = CounterMap::take(&mut kernel)?;
-    let maps = FlowMaps::take(&mut kernel)?;
+    let maps = Arc::new(FlowMaps::take(&mut kernel)?);
     if config.log_level.kernel() > 0
         && let Some(logger) = kernel.take_logger()
     {
@@ -88,23 +90,34 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }
 
     let shared = SharedGauges::default();
-    let insight = Arc::new(Insight::new(counters, maps, Arc::clone(&shared), config.vantage));
+    let insight = Arc::new(Insight::new(counters, Arc::clone(&maps), Arc::clone(&shared), config.vantage));
     let (events, _) = broadcast::channel(WATCH_QUEUE);
     // Events wait in the ring until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
     let sweeper = Sweeper::take(kernel)?;
+    let coverage = Coverage::new(watched(&attachments));
     let nobody_reads = Arc::new(Notify::new());
     let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;
     let (sink, stdout_thread) = match printing {
         Some((sink, thread)) => (Some(Box::new(sink) as Box<dyn Sink>), Some(thread)),
         None => (None, None),
     };
-    let (publisher, publish_thread) =
-        start_publisher(owner::lookup(config.vantage), sink, events.clone(), Arc::clone(&shared))?;
+    let host = owner::lookup(config.vantage);
+    if let Some(reason) = host.degraded() {
+        warn!("{reason}");
+    }
+    let (publisher, publish_thread) = start_publisher(host, sink, events.clone(), Arc::clone(&shared))?;
 
     let engine = Engine::new(&config, ring, attachments, publisher, Arc::clone(&shared));
 
-    // Only now: whoever finds the socket may rely on it that packets are seen.
+    // Packets are seen from here on: what is seeded now and what they show leaves no gap.
+    let rounds = match config.vantage {
+        Vantage::Host => Some(warm_up(&config, maps, coverage, &shared).await?),
+        // The sockets of those whose traffic this is are elsewhere.
+        Vantage::Gateway | Vantage::Mirror => None,
+    };
+
+    // Only now: whoever finds the socket may rely on it that packets are seen and existing connections known.
     let socket = ControlSocket::bind(&config.socket)?;
     let office = Office { answers: Arc::clone(&insight) as _, events, shared: Arc::clone(&shared) };
     if let Some(listener) = listener {
@@ -120,7 +133,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     });
 
     let ending = tokio::select! {
-        ending = engine.run(sweeper, stopped(stopping)) => ending,
+        ending = engine.run(Background { sweeper, rounds }, stopped(stopping)) => ending,
         () = socket.serve(office) => Ending::Requested,
     };
     drop(socket);
@@ -130,6 +143,37 @@ async fn serve(config: Config) -> Result<ExitCode> {
         Ending::Requested => Ok(ExitCode::SUCCESS),
         Ending::InterfacesGone(names) => Err(Error::InterfacesGone { names }),
     }
+}
+
+fn watched(attachments: &[attach::Attachment]) -> Vec<Watched> {
+    let interfaces = attachments.iter().map(|attachment| &attachment.interface);
+    interfaces
+        .map(|Interface { name, index, kind, up: _ }| Watched {
+            name: name.clone(),
+            index: *index,
+            loopback: *kind == Kind::Loopback,
+        })
+        .collect()
+}
+
+/// Puts the flows of existing sockets into the maps; gives what compares flows with sockets from then on.
+async fn warm_up(
+    config: &Config,
+    maps: Arc<FlowMaps>,
+    coverage: Coverage,
+    shared: &SharedGauges,
+) -> Result<Rounds> {
+    let (scope, interval, pickup) = (config.scope, config.sweep_interval, config.pickup);
+    let work = move || {
+        let mut host = Host::for_sockets();
+        // Who does not want connections begun earlier does not want them from their sockets either.
+        let seeded = if pickup { views::warm_start(&mut host, &maps, scope, &coverage)? } else { 0 };
+        Ok::<_, Error>((Rounds::new(host, maps, interval), seeded))
+    };
+    let joined = tokio::task::spawn_blocking(work).await;
+    let (rounds, seeded) = joined.map_err(std::io::Error::other).map_err(Error::io("list sockets"))??;
+    shared.update(|gauges| gauges.views.seeded = seeded);
+    Ok(rounds)
 }
 
 /// Ready once the daemon is to stop.

@@ -12,7 +12,7 @@ use crate::{
         client::{Answer, Conversation},
         filter::Filter,
         protocol::{Request, What},
-        stats::{Count, Stats},
+        stats::{Count, Stats, ViewsLine},
     },
     error::{Error, Result},
 };
@@ -54,6 +54,7 @@ fn write_tables(text: &mut String, stats: &Stats) -> std::fmt::Result {
         closed,
         packets,
         anomalies,
+        views,
         maps,
         events,
         lost,
@@ -90,6 +91,12 @@ fn write_tables(text: &mut String, stats: &Stats) -> std::fmt::Result {
     for line in anomalies.iter().filter(|line| line.total > 0) {
         writeln!(text, "anomaly   {}: {} now, {} so far", line.kind, line.active, line.total)?;
     }
+    let ViewsLine { seeded, agreed, differed, gone, followed, differing } = views;
+    writeln!(
+        text,
+        "sockets   {seeded} known from the start; compared: {agreed} agreed, {differed} differed ({differing} now), \
+         {gone} gone, {followed} followed"
+    )?;
     for line in packets {
         writeln!(text, "packets   {} {}: {}", line.hook, line.verdict, line.count)?;
     }

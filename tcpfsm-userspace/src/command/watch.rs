@@ -63,7 +63,7 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
             Answer::Notice(Notice::Lost(count)) => {
                 eprintln!("tcpfsm: {count} events were dropped: this reader is too slow");
             }
-            Answer::Notice(Notice::Error(_) | Notice::End(_)) => {}
+            Answer::Notice(Notice::Error(_) | Notice::End(_) | Notice::Note(_)) => {}
         }
         // Live, but not a system call per line when many come at once.
         if conversation.is_drained() {

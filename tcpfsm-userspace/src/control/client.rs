@@ -68,7 +68,7 @@ impl Conversation {
             return Ok(None);
         }
         // Notices begin as nothing else does; items are not parsed here, since some only pass through.
-        if !["{\"error\"", "{\"lost\"", "{\"end\""].iter().any(|start| line.starts_with(start)) {
+        if !["{\"error\"", "{\"lost\"", "{\"end\"", "{\"note\""].iter().any(|start| line.starts_with(start)) {
             return Ok(Some(Answer::Item(line)));
         }
         match Answer::parse(line)? {

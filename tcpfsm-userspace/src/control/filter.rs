@@ -147,15 +147,14 @@ mod tests {
             dwell_ns: 1,
             cause: Cause { dir: None, flags: "".into(), why: "timeout".into() },
             proc,
+            unowned: None,
         })
     }
 
     #[test]
     fn all_conditions_must_hold() {
-        let event = transition(
-            Some(Local::Resp),
-            Some(Proc { pid: 7, comm: "nginx".into(), unit: None, container: None }),
-        );
+        let event =
+            transition(Some(Local::Resp), Some(Proc { pid: 7, comm: "nginx".into(), ..Proc::default() }));
         let wants = |filter: Filter| filter.wants_event(&event);
         assert!(wants(Filter::default()));
         assert!(wants(Filter { states: vec![State::CloseWait], ..Filter::default() }));

@@ -56,6 +56,8 @@ pub fn line(
         picked_up: verdict.has(Verdict::PICKED_UP),
         facts: Facts(shared.facts).iter().map(|fact| fact.name().into()).collect(),
         proc: None,
+        unowned: None,
+        kernel_state: None,
     }
 }
 

@@ -7,8 +7,8 @@ use tcpfsm_common::fsm::State;
 
 use super::filter::Filter;
 use crate::{
-    owner::Proc,
-    report::{Local, SCHEMA_VERSION, Side, state_name},
+    owner::{Proc, Unowned},
+    report::{Local, SCHEMA_VERSION, Side, optional_state_name, state_name},
 };
 
 /// What a client asks for.
@@ -49,6 +49,8 @@ pub enum What {
 pub enum Notice {
     /// The answer is no.
     Error(String),
+    /// Something that people should know about the answer.
+    Note(String),
     /// So many events were dropped because this watcher is too slow.
     Lost(u64),
     /// The list is complete: so many flows matched.
@@ -103,6 +105,12 @@ pub struct FlowLine {
     /// The owner of this host's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proc: Option<Proc>,
+    /// Why it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unowned: Option<Unowned>,
+    /// The state of the kernel's own socket at this host's end (the responder's where both are).
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_state_name")]
+    pub kernel_state: Option<State>,
 }
 
 impl FlowLine {
@@ -113,6 +121,16 @@ impl FlowLine {
             Side::Orig => (self.orig_state, self.orig_confirmed),
             Side::Resp => (self.resp_state, self.resp_confirmed),
         }
+    }
+
+    /// Where the kernel's own socket is in another state than the wire shows: which side, and its state.
+    #[must_use]
+    pub fn disagreement(&self) -> Option<(Side, State)> {
+        let side = match self.local? {
+            Local::Orig => Side::Orig,
+            Local::Resp | Local::Both => Side::Resp,
+        };
+        self.kernel_state.filter(|&kernel| kernel != self.state(side).0).map(|kernel| (side, kernel))
     }
 }
 

@@ -309,6 +309,7 @@ mod tests {
             resp_bytes: 0,
             facts: vec![],
             proc: None,
+            unowned: None,
         });
         Arc::new(Report { v: 1, seq, ts: Wall(0), host: "h".into(), body })
     }

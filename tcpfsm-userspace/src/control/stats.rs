@@ -7,7 +7,10 @@ use tcpfsm_common::{
     fsm::State,
 };
 
-use crate::{detect::AnomalyKind, export::prometheus::Scrape, kernel::names::FLOW_MAPS, report::Side};
+use crate::{
+    detect::AnomalyKind, export::prometheus::Scrape, kernel::names::FLOW_MAPS, report::Side,
+    views::ViewCounts,
+};
 
 /// Everything that `stats` shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub struct Stats {
     pub packets: Vec<PacketLine>,
     /// Anomalies by kind.
     pub anomalies: Vec<AnomalyLine>,
+    /// Comparisons with the host's own sockets.
+    #[serde(default)]
+    pub views: ViewsLine,
     /// Flow maps.
     pub maps: Vec<MapLine>,
     /// Events put into the ring.
@@ -98,6 +104,19 @@ pub struct AnomalyLine {
     pub kind: String,
     pub active: u64,
     pub total: u64,
+}
+
+/// Comparisons of the wire's view with the host's own sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as in the metrics")]
+pub struct ViewsLine {
+    pub seeded: u64,
+    pub agreed: u64,
+    pub differed: u64,
+    pub gone: u64,
+    pub followed: u64,
+    /// Connections that differ now.
+    pub differing: u64,
 }
 
 /// One flow map.
@@ -188,6 +207,10 @@ impl Stats {
                 .zip(gauges.anomalies_active.into_iter().zip(gauges.anomalies_total))
                 .map(|(kind, (active, total))| AnomalyLine { kind: kind.name().to_owned(), active, total })
                 .collect(),
+            views: {
+                let ViewCounts { seeded, agreed, differed, gone, followed } = gauges.views;
+                ViewsLine { seeded, agreed, differed, gone, followed, differing: gauges.differing }
+            },
             maps: FLOW_MAPS
                 .into_iter()
                 .zip(&gauges.maps)

@@ -7,6 +7,7 @@ mod close_wait;
 pub mod dwellers;
 mod half_open;
 mod kind;
+mod view_mismatch;
 
 use std::net::SocketAddr;
 
@@ -18,6 +19,7 @@ use tcpfsm_common::{
 pub use close_wait::CloseWait;
 pub use half_open::HalfOpen;
 pub use kind::{AnomalyKind, UnknownKind};
+pub use view_mismatch::ViewMismatch;
 
 use crate::report::{Phase, Severity, Side};
 

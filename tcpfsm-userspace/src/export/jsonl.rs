@@ -20,7 +20,7 @@ mod tests {
     use crate::{
         clock::Wall,
         detect::AnomalyKind,
-        owner::Proc,
+        owner::{Proc, WhyUnowned},
         report::{Anomaly, Body, Cause, ConnClosed, Flow, Local, Phase, Severity, Side, Transition},
     };
 
@@ -38,7 +38,7 @@ mod tests {
     }
 
     fn proc() -> Option<Proc> {
-        Some(Proc { pid: 4_711, comm: "java".into(), unit: Some("app.service".into()), container: None })
+        Some(Proc { pid: 4_711, comm: "java".into(), unit: Some("app.service".into()), ..Proc::default() })
     }
 
     fn transition() -> Report {
@@ -51,6 +51,7 @@ mod tests {
             dwell_ns: 4_200_000_000,
             cause: Cause { dir: Some(Direction::Original), flags: "FA".into(), why: "peer_fin".into() },
             proc: proc(),
+            unowned: None,
         }))
     }
 
@@ -69,7 +70,7 @@ mod tests {
                 r#""orig":"10.0.0.1:40001","resp":"[fd00::2]:8080","iface":"eth0","local":"resp","#,
                 r#""side":"resp","from":"established","to":"close_wait","confirmed":true,"#,
                 r#""dwell_ns":4200000000,"cause":{"dir":"original","flags":"FA","why":"peer_fin"},"#,
-                r#""proc":{"pid":4711,"comm":"java","unit":"app.service"}}"#,
+                r#""proc":{"pid":4711,"comm":"java","unit":"app.service","confidence":"socket"}}"#,
                 "\n"
             )
         );
@@ -91,6 +92,7 @@ mod tests {
             state: State::CloseWait,
             kernel_state: Some("close_wait".into()),
             proc: None,
+            unowned: Some(WhyUnowned::TimeWait.into()),
         }));
         let value: Value = serde_json::from_str(&written(&anomaly)).unwrap();
         assert_eq!(value["kind"], "anomaly");
@@ -100,6 +102,7 @@ mod tests {
         assert_eq!((&value["phase"], &value["state"]), (&json!("start"), &json!("close_wait")));
         assert_eq!(value["local"], Value::Null);
         assert!(value.get("proc").is_none());
+        assert_eq!(value["unowned"], json!({"why": "time_wait"}));
     }
 
     #[test]
@@ -116,6 +119,7 @@ mod tests {
             resp_bytes: 4_096,
             facts: vec!["open".into(), "fin_rtx".into()],
             proc: None,
+            unowned: Some(WhyUnowned::TimeWait.into()),
         }));
         let value: Value = serde_json::from_str(&written(&closed)).unwrap();
         assert_eq!(value["kind"], "conn_closed");

@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod jsonl;
+pub mod owner;
 pub mod process;
 pub mod prometheus;
 pub mod stdout;

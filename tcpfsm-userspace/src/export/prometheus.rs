@@ -17,6 +17,7 @@ use crate::{
     kernel::names::FLOW_MAPS,
     pipeline::{Attached, Gauges},
     report::Side,
+    views::ViewCounts,
 };
 
 /// Transitions outside the diagram (roll-backs) that get a series of their own; the rest share one.
@@ -50,6 +51,7 @@ pub fn render(scrape: &Scrape) -> String {
     durations(&mut page, &scrape.counters);
     ends(&mut page, &scrape.counters);
     anomalies(&mut page, &scrape.gauges);
+    sockets(&mut page, &scrape.gauges);
     of_itself(&mut page, scrape);
     process(&mut page, &scrape.process);
     page.0
@@ -185,6 +187,19 @@ fn anomalies(page: &mut Page, gauges: &Gauges) {
     for (kind, count) in AnomalyKind::ALL.into_iter().zip(gauges.anomalies_total) {
         page.sample("tcpfsm_anomalies_total", &[("kind", kind.name())], count);
     }
+}
+
+fn sockets(page: &mut Page, gauges: &Gauges) {
+    let ViewCounts { seeded, agreed, differed, gone, followed } = gauges.views;
+    let help = "Connections known from the host's own sockets when tcpfsm started.";
+    page.counter("tcpfsm_connections_seeded_total", help, seeded);
+    let help = "Comparisons of the wire's view with the host's own sockets, by what came of them.";
+    page.family("tcpfsm_socket_comparisons_total", "counter", help);
+    for (result, count) in [("agree", agreed), ("differ", differed), ("gone", gone), ("followed", followed)] {
+        page.sample("tcpfsm_socket_comparisons_total", &[("result", result)], count);
+    }
+    let help = "Connections whose state on the wire is lastingly not their socket's, at the last comparison.";
+    page.gauge("tcpfsm_socket_mismatches", help, gauges.differing);
 }
 
 fn of_itself(page: &mut Page, scrape: &Scrape) {

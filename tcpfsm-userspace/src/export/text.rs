@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
 
+use super::owner;
 use crate::{
     clock::short_duration,
-    owner::Proc,
+    owner::{Confidence, Proc, Unowned},
     report::{Anomaly, Body, ConnClosed, Flow, Phase, Report, Side, Transition},
 };
 
@@ -28,7 +29,7 @@ pub struct TextLines {
 }
 
 /// Says what the marks mean; for stderr, once.
-pub const LEGEND: &str = "* this host's end   ? assumed: that end has not proved it yet";
+pub const LEGEND: &str = "* this host's end   ? assumed: that end has not proved it yet   (name) only listens there   was name: has closed it";
 
 impl TextLines {
     /// Lines with local time.
@@ -68,7 +69,7 @@ impl TextLines {
     }
 
     fn transition(&self, line: &mut String, time: &str, transition: &Transition) -> std::fmt::Result {
-        let Transition { flow, side, from, to, confirmed, dwell_ns, cause, proc } = transition;
+        let Transition { flow, side, from, to, confirmed, dwell_ns, cause, proc, unowned } = transition;
         let states = format!("{} -> {}{}", from.ss_name(), to.ss_name(), if *confirmed { "" } else { "?" });
         let dwell = if *dwell_ns == 0 { "-".to_owned() } else { short_duration(*dwell_ns) };
         let cause = if cause.flags.is_empty() {
@@ -81,7 +82,7 @@ impl TextLines {
         self.iface(line, flow)?;
         // The owner is that of this host's socket: on the other end's lines it would mislead.
         let own = flow.local.is_some_and(|local| local.includes(*side));
-        self.process(line, proc.as_ref().filter(|_| own))
+        if own { self.process(line, proc.as_ref(), unowned.as_ref()) } else { Ok(()) }
     }
 
     fn closed(&self, line: &mut String, time: &str, closed: &ConnClosed) -> std::fmt::Result {
@@ -95,6 +96,7 @@ impl TextLines {
             resp_bytes,
             facts,
             proc,
+            unowned,
             ..
         } = closed;
         let totals = format!(
@@ -121,7 +123,7 @@ impl TextLines {
                 write!(line, "  {}", noteworthy.join(","))?;
             }
             line.push_str("  ");
-            self.process(line, proc.as_ref())?;
+            self.process(line, proc.as_ref(), unowned.as_ref())?;
         }
         Ok(())
     }
@@ -138,20 +140,33 @@ impl TextLines {
             peak,
             oldest_ns,
             state,
+            kernel_state,
             proc,
+            unowned,
             ..
         } = anomaly;
+        let kernel = match kernel_state.as_deref() {
+            Some(kernel) if kernel != state.name() && *phase != Phase::End => {
+                format!(", where the kernel's own socket is {kernel}")
+            }
+            Some(_) | None => String::new(),
+        };
         let state = state.ss_name();
         write!(line, "{time:<15} {} {}: ", severity.name().to_uppercase(), kind.name())?;
         let role = match side {
             Side::Resp => format!("at {service}"),
             Side::Orig => format!("with {service}"),
         };
-        let owner = match proc {
-            Some(Proc { pid, comm, unit: Some(unit), .. }) => format!(", {comm}[{pid}] of {unit}"),
-            Some(Proc { pid, comm, .. }) => format!(", {comm}[{pid}]"),
-            None if flow.local.is_some_and(|local| local.includes(*side)) => ", owner unknown".to_owned(),
-            None => String::new(),
+        let own = flow.local.is_some_and(|local| local.includes(*side));
+        let owner = match (proc, unowned) {
+            (Some(Proc { pid, comm, unit, confidence, .. }), _) => {
+                let verb = if *confidence == Confidence::Listener { "listener " } else { "" };
+                let unit = unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
+                format!(", {verb}{comm}[{pid}]{unit}")
+            }
+            (None, Some(unowned)) => format!(", no owner: {}", unowned.why.short()),
+            (None, None) if own => ", owner unknown".to_owned(),
+            (None, None) => String::new(),
         };
         match phase {
             Phase::Start | Phase::Update => {
@@ -159,7 +174,7 @@ impl TextLines {
                 let goes_on = if *phase == Phase::Update { "still " } else { "" };
                 write!(
                     line,
-                    "{goes_on}{count} {connections} {role} in {state}, the oldest for {}: {} -> {}{owner}",
+                    "{goes_on}{count} {connections} {role} in {state}, the oldest for {}: {} -> {}{kernel}{owner}",
                     short_duration(*oldest_ns),
                     flow.orig,
                     flow.resp
@@ -176,14 +191,8 @@ impl TextLines {
         if self.width == Width::Wide { write!(line, "{:<10} ", flow.iface) } else { Ok(()) }
     }
 
-    fn process(&self, line: &mut String, proc: Option<&Proc>) -> std::fmt::Result {
-        match proc {
-            Some(Proc { pid, comm, unit: Some(unit), .. }) if self.width == Width::Wide => {
-                write!(line, "{comm}[{pid}] {unit}")
-            }
-            Some(Proc { pid, comm, .. }) => write!(line, "{comm}[{pid}]"),
-            None => Ok(()),
-        }
+    fn process(&self, line: &mut String, proc: Option<&Proc>, unowned: Option<&Unowned>) -> std::fmt::Result {
+        line.write_str(&owner::cell(proc, unowned, self.width))
     }
 }
 
@@ -263,8 +272,9 @@ mod tests {
                 pid: 4_711,
                 comm: "java".into(),
                 unit: Some("app.service".into()),
-                container: None,
+                ..Proc::default()
             }),
+            unowned: None,
         })
     }
 
@@ -298,7 +308,8 @@ mod tests {
                 oldest_ns: 192_000_000_000,
                 state: State::CloseWait,
                 kernel_state: None,
-                proc: Some(Proc { pid: 4_711, comm: "java".into(), unit: None, container: None }),
+                proc: Some(Proc { pid: 4_711, comm: "java".into(), ..Proc::default() }),
+                unowned: None,
             })
         };
         assert_eq!(
@@ -325,6 +336,7 @@ mod tests {
             resp_bytes: 4_300,
             facts: vec!["open".into(), "rtx".into()],
             proc: None,
+            unowned: None,
         });
         let line = written(Width::Wide, closed);
         assert!(line.contains("over: reset by responder"), "{line}");

@@ -1,8 +1,8 @@
 //! Which addresses are this host's.
 
 use std::{
-    collections::HashSet,
-    ffi::c_int,
+    collections::{HashMap, HashSet},
+    ffi::{CStr, c_int},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ptr,
@@ -58,8 +58,8 @@ impl Addresses {
         let mut listed = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if now >= listed.next {
             // On failure the last list is better than none.
-            if let Ok(addresses) = interface_addresses() {
-                listed.addresses = addresses;
+            if let Ok(addresses) = address_interfaces() {
+                listed.addresses = addresses.into_keys().collect();
             }
             listed.next = Instant::now() + MIN_INTERVAL.max(now.elapsed() * DUTY);
         }
@@ -67,18 +67,29 @@ impl Addresses {
     }
 }
 
-fn interface_addresses() -> io::Result<HashSet<IpAddr>> {
+/// The addresses of this network namespace, and the name of the interface that each is on.
+///
+/// # Errors
+/// The system gives no list.
+pub fn address_interfaces() -> io::Result<HashMap<IpAddr, String>> {
     let mut list = ptr::null_mut();
     // SAFETY: `list` is a valid place for the pointer that getifaddrs writes.
     if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut addresses = HashSet::new();
+    let mut addresses = HashMap::new();
     let mut next = list;
     // SAFETY: `next` is null or an element of the list, which stays allocated until freeifaddrs below.
     while let Some(interface) = unsafe { next.as_ref() } {
         // SAFETY: `ifa_addr` is null or points to a sockaddr as long as its family demands.
-        addresses.extend(unsafe { ip_of(interface.ifa_addr) });
+        if let Some(address) = unsafe { ip_of(interface.ifa_addr) } {
+            // SAFETY: `ifa_name` is a C string that lives as long as the list.
+            let name = unsafe { CStr::from_ptr(interface.ifa_name) };
+            // A label such as eth0:1 belongs to eth0.
+            let name = name.to_string_lossy();
+            let name = name.split(':').next().unwrap_or_default();
+            addresses.insert(address, name.to_owned());
+        }
         next = interface.ifa_next;
     }
     // SAFETY: `list` came from getifaddrs and no reference into it is left.
@@ -125,7 +136,7 @@ mod tests {
     #[test]
     fn every_address_that_is_listed_is_local() {
         let addresses = Addresses::new();
-        for address in interface_addresses().unwrap() {
+        for address in address_interfaces().unwrap().into_keys() {
             assert!(addresses.contains(address), "{address}");
         }
     }

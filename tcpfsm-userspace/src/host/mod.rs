@@ -21,10 +21,10 @@ mod process;
 mod sock_diag;
 mod view;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, address_interfaces};
 pub use cgroup::Placement;
 pub use fds::{Degraded, FdIndex, Holder};
-pub use owner::{Confidence, Owner};
+pub use owner::{Answer, Confidence, Owner, Whose, WhyUnowned};
 pub use process::{Process, Processes};
 pub use sock_diag::{SockDiag, Socket, States, Timer};
 pub use view::Host;

@@ -14,7 +14,7 @@ use super::{
     cgroup::Placement,
     cgroup_ids::CgroupIds,
     fds::{FdIndex, Holder},
-    owner::{Confidence, Owner},
+    owner::{Answer, Confidence, Owner, Whose, WhyUnowned},
     process::{Process, Processes},
     sock_diag::{SockDiag, Socket, States},
 };
@@ -56,6 +56,14 @@ impl Host {
     /// Looks around once, so that [`degraded`](Self::degraded) holds from the start.
     #[must_use]
     pub fn new() -> Self {
+        let mut host = Self::for_sockets();
+        host.fds.refresh();
+        host
+    }
+
+    /// The same for whoever asks about sockets only, not their owners: processes are not looked through.
+    #[must_use]
+    pub fn for_sockets() -> Self {
         let mut host = Self {
             sock_diag: SockDiag::new(),
             fds: FdIndex::new(),
@@ -65,7 +73,6 @@ impl Host {
             bound: Bound { interfaces: BTreeSet::new(), next: Instant::now() },
             unanswered: None,
         };
-        host.fds.refresh();
         host.learn_bound_interfaces();
         host
     }
@@ -84,6 +91,41 @@ impl Host {
     pub fn owner_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Owner> {
         let socket = self.socket(local, remote).ok()??;
         self.owner(&socket)
+    }
+
+    /// Whose this host's end of a flow is, and the state of its socket.
+    ///
+    /// Where the socket has no process yet, or none any more, who listens at `local` is the answer, with that
+    /// said; else why there is none.
+    pub fn whose(&mut self, local: SocketAddr, remote: SocketAddr) -> Answer {
+        let nobody = |why| Whose::Nobody(why, None);
+        let socket = match self.socket(local, remote) {
+            Ok(Some(socket)) => socket,
+            Ok(None) => {
+                let listener = self.listener_owner(local).map(Whose::Process);
+                return Answer { whose: listener.unwrap_or(nobody(WhyUnowned::NoSocket)), state: None };
+            }
+            Err(_) => return Answer { whose: nobody(WhyUnowned::Hidden), state: None },
+        };
+        let state = Some(socket.state);
+        let whose = match (socket.state, socket.inode) {
+            (State::TimeWait, _) => nobody(WhyUnowned::TimeWait),
+            // In the accept queue, or not even there: request sockets and children without a file.
+            (State::SynRecv | State::Established | State::CloseWait, 0) => {
+                let listener = self.listener_owner(local).map(Whose::Process);
+                listener.unwrap_or_else(|| Whose::Nobody(WhyUnowned::NotAccepted, self.placement(&socket)))
+            }
+            (_, 0) => Whose::Nobody(WhyUnowned::Orphan, self.placement(&socket)),
+            (_, _) => match self.owner(&socket) {
+                Some(owner) => Whose::Process(owner),
+                None => {
+                    let hidden = self.degraded().is_some();
+                    let why = if hidden { WhyUnowned::Hidden } else { WhyUnowned::TooNew };
+                    Whose::Nobody(why, self.placement(&socket))
+                }
+            },
+        };
+        Answer { whose, state }
     }
 
     /// The process that listens at this address and port, wildcard and dual-stack listeners included.
@@ -138,6 +180,13 @@ impl Host {
     /// When the kernel does not answer; no listener is `Ok(None)`.
     pub fn listener(&mut self, local: SocketAddr) -> io::Result<Option<Socket>> {
         self.on_each_interface(|sock_diag, ifindex| sock_diag.listener(local, ifindex))
+    }
+
+    /// Whether a socket that is not found is really not there: the kernel answers, and not more interfaces have
+    /// sockets bound to them than can be tried.
+    #[must_use]
+    pub fn finds_all(&self) -> bool {
+        self.unanswered.is_none() && self.bound.interfaces.len() <= MAX_BOUND
     }
 
     /// Every TCP socket of this network namespace, listeners included: for a warm start.

@@ -35,8 +35,10 @@ pub mod names {
     pub const EGRESS: &str = "tcpfsm_egress";
     /// The walk over all flows.
     pub const SWEEP: &str = "tcpfsm_sweep";
+    /// A change of verdict that the host's own sockets ask for.
+    pub const CORRECT: &str = "tcpfsm_correct";
     /// Every program.
-    pub const PROGRAMS: [&str; 4] = [XDP, INGRESS, EGRESS, SWEEP];
+    pub const PROGRAMS: [&str; 5] = [XDP, INGRESS, EGRESS, SWEEP, CORRECT];
     /// The flow maps, in the order of the sweep's reports.
     pub const FLOW_MAPS: [&str; 4] = ["FLOWS4", "FLOWS6", "EMBRYOS4", "EMBRYOS6"];
     /// The event ring.
@@ -47,6 +49,8 @@ pub mod names {
     pub const SWEEP_REQUEST: &str = "SWEEP_REQUEST";
     /// What it found.
     pub const SWEEP_REPORT: &str = "SWEEP_REPORT";
+    /// What the correction is to do, and whether it was done.
+    pub const CORRECTION: &str = "CORRECTION";
     /// Read-only configuration.
     pub const CONFIG: &str = "CONFIG";
 }

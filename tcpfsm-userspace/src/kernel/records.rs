@@ -5,15 +5,15 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use tcpfsm_common::{
     abi::{FlowRecord, Verdict},
-    flow::{FlowKey, FlowKey4, FlowKey6},
+    flow::{End, FlowKey, FlowKey4, FlowKey6},
 };
 use tracing::debug;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{bpf_error, chain, loader::Kernel, names, pod::Raw, sys};
+use super::{bpf_error, chain, loader::Kernel, names, pod::Raw, sys, sys::BatchPosition};
 use crate::error::{Error, Result};
 
 /// Elements per system call to begin with.
@@ -63,6 +63,88 @@ impl FlowMaps {
     }
 }
 
+/// What came of putting a flow into the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is there now.
+    New,
+    /// The wire has shown it already.
+    Known,
+    /// There is no room.
+    Full,
+}
+
+/// Where a walk over the flow maps is, between two batches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    map: usize,
+    position: Option<BatchPosition>,
+}
+
+impl Cursor {
+    /// Whether the next batch is the first.
+    #[must_use]
+    pub const fn is_at_start(&self) -> bool {
+        self.map == 0 && self.position.is_none()
+    }
+}
+
+impl FlowMaps {
+    /// Puts a flow into the map that its states belong in, unless there is one under its key already.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn insert_new(&self, key: &FlowKey, record: &FlowRecord) -> Result<Inserted> {
+        let Self { flows4, flows6, embryos4, embryos6 } = self;
+        let verdict = Verdict(record.shared.verdict);
+        let embryonic = [End::Low, End::High].into_iter().any(|end| verdict.state(end).is_embryonic());
+        match key {
+            FlowKey::V4(key) => {
+                let (own, other) = if embryonic { (embryos4, flows4) } else { (flows4, embryos4) };
+                own.insert_new(other, key, record)
+            }
+            FlowKey::V6(key) => {
+                let (own, other) = if embryonic { (embryos6, flows6) } else { (flows6, embryos6) };
+                own.insert_new(other, key, record)
+            }
+        }
+    }
+
+    /// The flow under this key, if there is one.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn find(&self, key: &FlowKey) -> Result<Option<FlowRecord>> {
+        let Self { flows4, flows6, embryos4, embryos6 } = self;
+        match key {
+            FlowKey::V4(key) => Ok(flows4.find(key)?.or(embryos4.find(key)?)),
+            FlowKey::V6(key) => Ok(flows6.find(key)?.or(embryos6.find(key)?)),
+        }
+    }
+
+    /// The next flows whose handshake completed, about as many as asked for. After the last the cursor is at the
+    /// start again.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn walk(&self, cursor: &mut Cursor, count: usize) -> Result<Vec<(FlowKey, FlowRecord)>> {
+        let Self { flows4, flows6, embryos4: _, embryos6: _ } = self;
+        let mut found = Vec::new();
+        let next =
+            match cursor.map {
+                0 => flows4
+                    .walk(cursor.position, count, |key, record| found.push((FlowKey::V4(key), *record)))?,
+                _ => flows6
+                    .walk(cursor.position, count, |key, record| found.push((FlowKey::V6(key), *record)))?,
+            };
+        if next.is_none() {
+            cursor.map = (cursor.map + 1) % 2;
+        }
+        cursor.position = next;
+        Ok(found)
+    }
+}
+
 /// One flow map.
 #[derive(Debug)]
 struct FlowMap<K> {
@@ -107,6 +189,57 @@ impl<K: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> FlowMap<K>
             take(key, &record);
         }
         Ok(())
+    }
+
+    /// Puts a record in, unless this map or the family's other one has one.
+    fn insert_new(&self, other: &Self, key: &K, record: &FlowRecord) -> Result<Inserted> {
+        if other.find(key)?.is_some() {
+            return Ok(Inserted::Known);
+        }
+        match sys::insert_new(self.fd.as_fd(), key, record) {
+            Ok(()) => Ok(Inserted::New),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EEXIST) => Ok(Inserted::Known),
+                Some(libc::E2BIG | libc::ENOMEM) => Ok(Inserted::Full),
+                _ => Err(bpf_error(format!("write map {}", self.name))(&error)),
+            },
+        }
+    }
+
+    fn find(&self, key: &K) -> Result<Option<FlowRecord>> {
+        match self.map.get(&Raw(*key), 0) {
+            Ok(Raw(record)) => Ok(Some(record).filter(is_flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(bpf_error(format!("read map {}", self.name))(&error)),
+        }
+    }
+
+    /// One batch from a position on; gives where the next one begins.
+    fn walk(
+        &self,
+        from: Option<BatchPosition>,
+        count: usize,
+        mut take: impl FnMut(K, &FlowRecord),
+    ) -> Result<Option<BatchPosition>> {
+        let mut keys = vec![K::default(); count];
+        let mut records = vec![FlowRecord::default(); count];
+        loop {
+            match sys::lookup_batch(self.fd.as_fd(), from, &mut keys, &mut records) {
+                Ok(batch) => {
+                    for (key, record) in keys.iter().zip(&records).take(batch.count) {
+                        if is_flow(record) {
+                            take(*key, record);
+                        }
+                    }
+                    return Ok(batch.next);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && keys.len() < 1 << 20 => {
+                    keys.resize(keys.len() * 2, K::default());
+                    records.resize(keys.len(), FlowRecord::default());
+                }
+                Err(error) => return Err(bpf_error(format!("read map {}", self.name))(&error)),
+            }
+        }
     }
 
     fn for_each_batch(&self, take: &mut impl FnMut(K, &FlowRecord)) -> io::Result<()> {

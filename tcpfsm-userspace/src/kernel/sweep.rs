@@ -4,7 +4,7 @@ use aya::{
     maps::{Array, MapData},
     programs::{TestRun as _, TestRunOptions},
 };
-use tcpfsm_common::abi::{SweepReport, SweepRequest};
+use tcpfsm_common::abi::{Correction, SweepReport, SweepRequest};
 
 use super::{attach, bpf_error, loader::Kernel, names, pod::Raw};
 use crate::error::Result;
@@ -20,6 +20,7 @@ pub struct Sweeper {
     kernel: Kernel,
     request: Array<MapData, Raw<SweepRequest>>,
     reports: Array<MapData, Raw<SweepReport>>,
+    correction: Array<MapData, Raw<Correction>>,
 }
 
 impl Sweeper {
@@ -30,8 +31,10 @@ impl Sweeper {
     pub fn take(mut kernel: Kernel) -> Result<Self> {
         let request = kernel.take_map(names::SWEEP_REQUEST)?;
         let reports = kernel.take_map(names::SWEEP_REPORT)?;
+        let correction = kernel.take_map(names::CORRECTION)?;
         kernel.classifier(names::SWEEP)?;
-        Ok(Self { kernel, request, reports })
+        kernel.classifier(names::CORRECT)?;
+        Ok(Self { kernel, request, reports, correction })
     }
 
     /// Sweeps once. Takes as long as the maps are full: not for a thread that must not wait.
@@ -39,7 +42,7 @@ impl Sweeper {
     /// # Errors
     /// A system call failed.
     pub fn sweep(&mut self, request: &SweepRequest) -> Result<SweepReports> {
-        let Self { kernel, request: request_map, reports } = self;
+        let Self { kernel, request: request_map, reports, correction: _ } = self;
         request_map
             .set(0, Raw(*request), 0)
             .map_err(|error| bpf_error("write the sweep's request")(&error))?;
@@ -48,16 +51,7 @@ impl Sweeper {
                 .set(index, Raw(SweepReport::default()), 0)
                 .map_err(|error| bpf_error("clear the sweep's report")(&error))?;
         }
-        let program = kernel.loaded_classifier(names::SWEEP)?;
-        program
-            .test_run(TestRunOptions { data_in: Some(&DUMMY_FRAME), ..TestRunOptions::default() })
-            .map_err(|error| {
-                let cause = attach::errno(&error).map(std::io::Error::from_raw_os_error);
-                match cause {
-                    Some(cause) => bpf_error("run the sweep")(&cause),
-                    None => bpf_error("run the sweep")(&error),
-                }
-            })?;
+        run(kernel, names::SWEEP, "run the sweep")?;
         let mut found = SweepReports::default();
         for (index, report) in (0..).zip(&mut found) {
             let Raw(value) =
@@ -65,5 +59,33 @@ impl Sweeper {
             *report = value;
         }
         Ok(found)
+    }
+
+    /// Changes one verdict, if it is still what the daemon saw; says whether it was.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn correct(&mut self, correction: &Correction) -> Result<bool> {
+        let Self { kernel, request: _, reports: _, correction: map } = self;
+        map.set(0, Raw(*correction), 0).map_err(|error| bpf_error("write a correction")(&error))?;
+        run(kernel, names::CORRECT, "correct a flow")?;
+        let Raw(answer) = map.get(&0, 0).map_err(|error| bpf_error("read a correction")(&error))?;
+        Ok(answer.done != 0)
+    }
+}
+
+/// Runs a program that is attached nowhere.
+fn run(kernel: &Kernel, name: &'static str, what: &'static str) -> Result<()> {
+    let program = kernel.loaded_classifier(name)?;
+    let options = TestRunOptions { data_in: Some(&DUMMY_FRAME), ..TestRunOptions::default() };
+    match program.test_run(options) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let cause = attach::errno(&error).map(std::io::Error::from_raw_os_error);
+            Err(match cause {
+                Some(cause) => bpf_error(what)(&cause),
+                None => bpf_error(what)(&error),
+            })
+        }
     }
 }

@@ -5,10 +5,52 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd` (Linux 5.6).
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// `BPF_MAP_UPDATE_ELEM`.
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+
+/// `BPF_NOEXIST`: only if there is none under this key.
+const BPF_NOEXIST: u64 = 1;
+
+/// The members of `union bpf_attr` that commands about one element read.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Puts an element into a map where there is none under its key: `EEXIST` says that there is one.
+pub(super) fn insert_new<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags: BPF_NOEXIST,
+    };
+    // SAFETY: the kernel reads `attr`, whose size is given, and one key and one value of the map's sizes, which
+    // those of `K` and `V` are (checked when the map was taken); all outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_ELEM,
+            (&raw mut attr).cast::<libc::c_void>(),
+            mem::size_of::<ElementAttr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// `ETHTOOL_GDRVINFO` of `linux/ethtool.h`.
 const ETHTOOL_GDRVINFO: u32 = 3;
@@ -28,7 +70,7 @@ struct BatchAttr {
 }
 
 /// Where a batch lookup goes on: opaque to us, for hash maps a bucket number.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct BatchPosition([u8; 64]);
 
 /// One batch.

@@ -12,7 +12,7 @@ use tcpfsm_common::{
 
 /// Every `why`, in the order of a connection's life.
 #[cfg(test)]
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 18] = [
     "syn",
     "syn_ack",
     "handshake_ack",
@@ -25,6 +25,8 @@ const NAMES: [&str; 16] = [
     "refused",
     "unreachable",
     "timeout",
+    "socket_gone",
+    "own_socket",
     "pickup",
     "rollback",
     "syn_on_live",
@@ -44,6 +46,13 @@ pub(super) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to:
         {
             return "timeout";
         }
+        EventKind::Closed
+            if event.flags == 0 && event.verdict_after().close_reason() == CloseReason::SocketGone =>
+        {
+            return "socket_gone";
+        }
+        // The host's own socket was asked, and it knows better.
+        EventKind::Host => return "own_socket",
         EventKind::Verdict | EventKind::Fact | EventKind::Closed => {}
     }
     if facts.has(Fact::MidstreamPickup) {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::monotonic_ns,
     config::Config,
-    detect::{self, AnomalyKind, Detector, Dwelling},
+    detect::{self, AnomalyKind, Detector, Dwelling, ViewMismatch},
     error::Result,
     kernel::{
         attach::Attachment,
@@ -33,6 +33,7 @@ use crate::{
     },
     report::Phase,
     source::live::{self, Observation},
+    views::{Mismatch, Round, Rounds},
 };
 
 /// Between two drains: short enough for a person, long enough to cost nothing. 16 MiB of ring hold 7 M events/s
@@ -70,6 +71,7 @@ pub struct Engine {
     attachments: Vec<Attachment>,
     gone: Vec<String>,
     detectors: Vec<Box<dyn Detector>>,
+    mismatches: ViewMismatch,
     publisher: Publisher,
     shared: SharedGauges,
     request: SweepRequest,
@@ -78,11 +80,20 @@ pub struct Engine {
     sweep_failed: bool,
 }
 
-/// A sweep that came back, with the sweeper.
+/// What works in the background after a sweep's tick: the sweep itself, then the comparison with the sockets.
+pub struct Background {
+    /// Runs sweeps.
+    pub sweeper: Sweeper,
+    /// Compares flows with the host's own sockets, where they are this host's.
+    pub rounds: Option<Rounds>,
+}
+
+/// A sweep that came back, with what made it.
 struct Swept {
-    sweeper: Sweeper,
+    background: Background,
     found: Result<SweepReports>,
     took: Duration,
+    compared: Result<Option<Round>>,
 }
 
 impl Engine {
@@ -101,6 +112,7 @@ impl Engine {
             attachments,
             gone: Vec::new(),
             detectors: detect::all(report_every),
+            mismatches: ViewMismatch::new(),
             publisher,
             shared,
             request: SweepRequest {
@@ -119,12 +131,12 @@ impl Engine {
     }
 
     /// Runs until `stop` is ready or nothing is left to watch. On return everything is detached.
-    pub async fn run(mut self, sweeper: Sweeper, stop: impl Future<Output = ()>) -> Ending {
+    pub async fn run(mut self, background: Background, stop: impl Future<Output = ()>) -> Ending {
         let mut nap = NAP;
         let mut waking = Box::pin(sleep(nap));
         let mut sweep_timer = interval(self.sweep_interval);
         sweep_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut resting = Some(sweeper);
+        let mut resting = Some(background);
         let mut sweeping: Option<JoinHandle<Swept>> = None;
         let shared = Arc::clone(&self.shared);
         tokio::pin!(stop);
@@ -136,21 +148,22 @@ impl Engine {
                     waking.as_mut().reset(tokio::time::Instant::now() + nap);
                 }
                 _ = sweep_timer.tick(), if resting.is_some() => {
-                    if let Some(sweeper) = resting.take() {
-                        sweeping = Some(self.start_sweep(sweeper));
+                    if let Some(background) = resting.take() {
+                        sweeping = Some(self.start_sweep(background));
                     }
                 }
                 () = shared.sweep_wanted(), if resting.is_some() => {
-                    if let Some(sweeper) = resting.take() {
-                        sweeping = Some(self.start_sweep(sweeper));
+                    if let Some(background) = resting.take() {
+                        sweeping = Some(self.start_sweep(background));
                     }
                 }
                 swept = finished(&mut sweeping), if sweeping.is_some() => {
                     sweeping = None;
-                    if let Some(Swept { sweeper, found, took }) = swept {
-                        resting = Some(sweeper);
+                    if let Some(Swept { background, found, took, compared }) = swept {
+                        resting = Some(background);
                         // What the sweep found is in the ring; the detectors want it before they count.
                         self.drain().await;
+                        self.compared(compared);
                         self.swept(found, took);
                     }
                     if let Some(names) = self.check_interfaces() {
@@ -170,10 +183,14 @@ impl Engine {
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
-            let Self { ring, detectors, request, shared, .. } = self;
+            let Self { ring, detectors, mismatches, request, shared, .. } = self;
             let count = ring.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
                     feed(detectors, &observation, request);
+                    if mismatches.active(AnomalyKind::ViewMismatch) > 0 {
+                        steps(&observation.event)
+                            .for_each(|step| mismatches.left(&observation.event.key(), step.end));
+                    }
                     if wanted {
                         batch.push(observation);
                     }
@@ -190,16 +207,34 @@ impl Engine {
         any
     }
 
-    fn start_sweep(&mut self, mut sweeper: Sweeper) -> JoinHandle<Swept> {
+    fn start_sweep(&mut self, mut background: Background) -> JoinHandle<Swept> {
         self.request.now = monotonic_ns();
         // 0 would say "never reported".
         self.request.number = self.request.number.wrapping_add(1).max(1);
         let request = self.request;
         tokio::task::spawn_blocking(move || {
             let start = Instant::now();
+            let Background { sweeper, rounds } = &mut background;
             let found = sweeper.sweep(&request);
-            Swept { sweeper, found, took: start.elapsed() }
+            let took = start.elapsed();
+            let compared = rounds.as_mut().map_or(Ok(None), |rounds| rounds.compare(sweeper));
+            Swept { background, found, took, compared }
         })
+    }
+
+    /// Takes in what the comparison with the sockets found.
+    fn compared(&mut self, compared: Result<Option<Round>>) {
+        match compared {
+            Ok(None) => {}
+            Ok(Some(Round { mismatches, counts })) => {
+                self.shared.update(|gauges| {
+                    gauges.views.add(&counts);
+                    gauges.differing = mismatches.len() as u64;
+                });
+                self.mismatches.compared(mismatches.iter().map(dwelling_of));
+            }
+            Err(error) => debug!("comparing with sockets: {error}"),
+        }
     }
 
     fn swept(&mut self, found: Result<SweepReports>, took: Duration) {
@@ -218,14 +253,16 @@ impl Engine {
         for detector in &mut self.detectors {
             findings.extend(detector.swept(now, number));
         }
-        let Self { detectors, shared, .. } = self;
+        findings.extend(self.mismatches.swept(now, number));
+        let Self { detectors, mismatches, shared, .. } = self;
         shared.update(|gauges| {
             gauges.maps = maps;
             gauges.sweeps += 1;
             gauges.swept = Some(Instant::now());
             gauges.sweep_duration = took;
             for (kind, active) in AnomalyKind::ALL.into_iter().zip(&mut gauges.anomalies_active) {
-                *active = detectors.iter().map(|detector| detector.active(kind) as u64).sum();
+                let count: usize = detectors.iter().map(|detector| detector.active(kind)).sum();
+                *active = (count + mismatches.active(kind)) as u64;
             }
             for finding in findings.iter().filter(|finding| finding.phase == Phase::Start) {
                 gauges.anomalies_total[finding.kind as usize] += 1;
@@ -289,6 +326,22 @@ fn report_every(sweep_interval: Duration) -> u32 {
     u32::try_from(sweeps).unwrap_or(u32::MAX).max(1)
 }
 
+/// A difference between the two views, as detectors know it.
+fn dwelling_of(mismatch: &Mismatch) -> Dwelling {
+    let &Mismatch { key, end, verdict, kernel: _, since, ifindex } = mismatch;
+    let [_, service] = addresses(&key, verdict);
+    Dwelling {
+        key,
+        end,
+        side: side_of(verdict, end),
+        state: verdict.state(end),
+        confirmed: verdict.is_confirmed(end),
+        since,
+        service,
+        ifindex,
+    }
+}
+
 /// Tells the detectors.
 fn feed(detectors: &mut [Box<dyn Detector>], observation: &Observation, request: &SweepRequest) {
     let event = &observation.event;
@@ -300,7 +353,7 @@ fn feed(detectors: &mut [Box<dyn Detector>], observation: &Observation, request:
                 }
             }
         }
-        EventKind::Verdict | EventKind::Expired | EventKind::Closed => {
+        EventKind::Verdict | EventKind::Expired | EventKind::Closed | EventKind::Host => {
             for step in steps(event) {
                 for detector in detectors.iter_mut() {
                     detector.left(&event.key(), step.end);

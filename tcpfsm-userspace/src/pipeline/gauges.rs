@@ -12,7 +12,7 @@ use tcpfsm_common::abi::{Hook, SweepReport};
 
 use tokio::sync::Notify;
 
-use crate::{detect::AnomalyKind, kernel::sweep::SweepReports};
+use crate::{detect::AnomalyKind, kernel::sweep::SweepReports, views::ViewCounts};
 
 /// A sweep younger than this is good enough for whoever asks.
 const FRESH: Duration = Duration::from_secs(1);
@@ -37,6 +37,10 @@ pub struct Gauges {
     pub anomalies_total: [u64; AnomalyKind::ALL.len()],
     /// What is attached where.
     pub attached: Vec<Attached>,
+    /// Comparisons with the host's own sockets.
+    pub views: ViewCounts,
+    /// Connections about which wire and socket differ, at the last comparison.
+    pub differing: u64,
 }
 
 /// One program on one interface, by its names.

@@ -16,7 +16,7 @@ mod publish;
 pub(crate) mod synthetic;
 mod translate;
 
-pub use engine::{Ending, Engine};
+pub use engine::{Background, Ending, Engine};
 pub use gauges::{Attached, Gauges, Losses, Shared, SharedGauges};
 pub use owners::Owners;
 pub use publish::{Publisher, Sink, start as start_publisher};

@@ -9,7 +9,7 @@ use std::{
 use tcpfsm_common::fsm::State;
 
 use crate::{
-    owner::{OwnerLookup, Proc},
+    owner::{Confidence, OwnerLookup, Ownership, Proc, WhyUnowned},
     report::{Flow, Local, Side},
 };
 
@@ -45,33 +45,47 @@ impl Owners {
         Local::of(self.is_local(orig.ip()), self.is_local(resp.ip()))
     }
 
-    /// The owner of this host's end; of `side` where both are.
-    pub fn owner(&mut self, flow: &Flow, side: Side) -> Option<Proc> {
-        let side = match flow.local? {
-            Local::Orig => Side::Orig,
-            Local::Resp => Side::Resp,
-            Local::Both => side,
+    /// The owner of this host's end, or why it has none; of `side` where both are. `states`: the originator's and
+    /// the responder's.
+    pub fn owner(&mut self, flow: &Flow, side: Side, states: [State; 2]) -> Ownership {
+        let side = match flow.local {
+            None => return Ownership::default(),
+            Some(Local::Orig) => Side::Orig,
+            Some(Local::Resp) => Side::Resp,
+            Some(Local::Both) => side,
         };
+        let state = states[side as usize & 1];
+        let is_done = state.is_closed() || state == State::TimeWait;
         let ends = (flow.address(side), flow.address(side.other()));
         if let Some(owner) = self.known.get(&ends) {
-            return Some(owner.clone());
+            let confidence = if is_done { Confidence::Earlier } else { owner.confidence };
+            return Proc { confidence, ..owner.clone() }.into();
+        }
+        if state == State::TimeWait {
+            return Ownership::nobody(WhyUnowned::TimeWait);
         }
         if !self.may_ask() {
-            return None;
+            return Ownership::default();
         }
         let asked = Instant::now();
-        let mut owner = self.host.owner_of(ends.0, ends.1);
-        if let Some(owner) = &owner {
+        let found = self.host.ownership(ends.0, ends.1);
+        if let Some(owner) = &found.proc
+            // Who listens is the answer only until there is a better one.
+            && owner.confidence == Confidence::Socket
+        {
             if self.known.len() >= MAX_REMEMBERED {
                 self.known.clear();
             }
             self.known.insert(ends, owner.clone());
-        } else if side == Side::Resp {
-            // Not accepted yet, or gone: the listener's is the best answer, until there is a better one.
-            owner = self.host.listener_owner(ends.0);
         }
         self.spent += asked.elapsed();
-        owner
+        found
+    }
+
+    /// What keeps owners from being found, if anything does.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        self.host.degraded()
     }
 
     /// The state of the kernel's own socket at one end, if it is this host's.
@@ -112,8 +126,8 @@ mod tests {
         accepted: bool,
     }
 
-    fn named(comm: &str) -> Proc {
-        Proc { pid: 1, comm: comm.into(), unit: None, container: None }
+    fn named(comm: &str, confidence: Confidence) -> Proc {
+        Proc { pid: 1, comm: comm.into(), confidence, ..Proc::default() }
     }
 
     impl OwnerLookup for Fake {
@@ -121,21 +135,26 @@ mod tests {
             address == RESP.ip()
         }
 
-        fn owner_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Proc> {
+        fn ownership(&mut self, local: SocketAddr, remote: SocketAddr) -> Ownership {
             self.asked.fetch_add(1, Ordering::Relaxed);
             assert_eq!((local, remote), (RESP, ORIG), "the local end comes first");
-            self.accepted.then(|| named("worker"))
-        }
-
-        fn listener_owner(&mut self, local: SocketAddr) -> Option<Proc> {
-            assert_eq!(local, RESP);
-            Some(named("listener"))
+            if self.accepted {
+                named("worker", Confidence::Socket).into()
+            } else {
+                named("listener", Confidence::Listener).into()
+            }
         }
 
         fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<State> {
             None
         }
+
+        fn degraded(&self) -> Option<String> {
+            None
+        }
     }
+
+    const OPEN: [State; 2] = [State::Established; 2];
 
     fn flow(owners: &Owners) -> Flow {
         Flow { orig: ORIG, resp: RESP, iface: "lo".into(), local: owners.local(ORIG, RESP) }
@@ -148,26 +167,44 @@ mod tests {
         let flow = flow(&owners);
         assert_eq!(flow.local, Some(Local::Resp));
         for _ in 0..3 {
-            assert_eq!(owners.owner(&flow, Side::Orig), Some(named("worker")));
+            assert_eq!(owners.owner(&flow, Side::Orig, OPEN).proc, Some(named("worker", Confidence::Socket)));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         owners.forget(&flow);
-        owners.owner(&flow, Side::Resp);
+        let _ = owners.owner(&flow, Side::Resp, OPEN);
         assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 
     #[test]
-    fn before_accept_the_listener_answers() {
-        let asked = Arc::default();
-        let mut owners = Owners::new(Box::new(Fake { asked, accepted: false }), WINDOW);
+    fn before_accept_the_listener_answers_and_is_not_remembered() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let mut owners = Owners::new(Box::new(Fake { asked: Arc::clone(&asked), accepted: false }), WINDOW);
         let flow = flow(&owners);
-        assert_eq!(owners.owner(&flow, Side::Resp), Some(named("listener")));
+        for _ in 0..2 {
+            let found = owners.owner(&flow, Side::Resp, OPEN).proc;
+            assert_eq!(found, Some(named("listener", Confidence::Listener)));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn time_wait_has_no_owner_but_the_one_it_had() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let mut owners = Owners::new(Box::new(Fake { asked: Arc::clone(&asked), accepted: true }), WINDOW);
+        let flow = flow(&owners);
+        let waiting = [State::Closed, State::TimeWait];
+        let found = owners.owner(&flow, Side::Resp, waiting);
+        assert_eq!(found, Ownership::nobody(WhyUnowned::TimeWait));
+        assert_eq!(asked.load(Ordering::Relaxed), 0, "the answer is known");
+        let _ = owners.owner(&flow, Side::Resp, OPEN);
+        let found = owners.owner(&flow, Side::Resp, waiting).proc;
+        assert_eq!(found, Some(named("worker", Confidence::Earlier)));
     }
 
     #[test]
     fn other_hosts_sockets_have_no_owner_here() {
         let mut owners = Owners::new(Box::new(crate::owner::NoHost), WINDOW);
         let flow = flow(&owners);
-        assert_eq!((flow.local, owners.owner(&flow, Side::Resp)), (None, None));
+        assert_eq!((flow.local, owners.owner(&flow, Side::Resp, OPEN)), (None, Ownership::default()));
     }
 }

@@ -17,14 +17,14 @@ use tokio::sync::broadcast;
 use super::{
     gauges::{Losses, SharedGauges},
     owners::Owners,
-    translate::{addresses, conn_closed, steps, transition},
+    translate::{addresses, conn_closed, orientation, steps, transition},
 };
 use crate::{
     clock::{Wall, WallClock},
     detect::Finding,
     error::{Error, Result},
     kernel::interfaces::InterfaceNames,
-    owner::OwnerLookup,
+    owner::{OwnerLookup, Ownership},
     report::{Anomaly, Body, Flow, Report, SCHEMA_VERSION, Side},
     source::live::Observation,
 };
@@ -162,14 +162,19 @@ impl Press {
         let flow =
             Flow { orig, resp, iface: self.iface(event.ifindex), local: self.owners.local(orig, resp) };
         let ts = self.clock.at(event.time);
+        let states = orientation(after).map(|end| after.state(end));
         for step in steps {
             let mut transition = transition(observation, &step, flow.clone());
-            transition.proc = self.owners.owner(&flow, transition.side);
+            let found = self.owners.owner(&flow, transition.side, states);
+            transition.proc = found.proc;
+            transition.unowned = found.unowned;
             self.publish(ts, Body::Transition(transition));
         }
         if let Some(totals) = &observation.totals {
             let mut closed = conn_closed(event, totals, flow.clone());
-            closed.proc = self.owners.owner(&flow, Side::Resp);
+            let found = self.owners.owner(&flow, Side::Resp, states);
+            closed.proc = found.proc;
+            closed.unowned = found.unowned;
             self.publish(ts, Body::ConnClosed(closed));
         }
         if after.is_closed() {
@@ -188,7 +193,8 @@ impl Press {
             Flow { orig, resp, iface: self.iface(oldest.ifindex), local: self.owners.local(orig, resp) };
         // Only this host's own stuck end has an owner here; the other end's program is elsewhere.
         let own = flow.local.is_some_and(|local| local.includes(oldest.side));
-        let proc = if own { self.owners.owner(&flow, oldest.side) } else { None };
+        let Ownership { proc, unowned, .. } =
+            if own { self.owners.owner(&flow, oldest.side, [oldest.state; 2]) } else { Ownership::default() };
         let kernel_state = self.owners.kernel_state(&flow, oldest.side);
         let body = Body::Anomaly(Anomaly {
             flow,
@@ -204,6 +210,7 @@ impl Press {
             state: oldest.state,
             kernel_state: kernel_state.map(State::name).map(Cow::Borrowed),
             proc,
+            unowned,
         });
         self.publish(self.clock.at(time), body);
     }
@@ -254,15 +261,15 @@ mod tests {
             address == ORIG.ip()
         }
 
-        fn owner_of(&mut self, _: SocketAddr, _: SocketAddr) -> Option<Proc> {
-            Some(Proc { pid: 4_711, comm: "java".into(), unit: None, container: None })
-        }
-
-        fn listener_owner(&mut self, _: SocketAddr) -> Option<Proc> {
-            None
+        fn ownership(&mut self, _: SocketAddr, _: SocketAddr) -> Ownership {
+            Proc { pid: 4_711, comm: "java".into(), ..Proc::default() }.into()
         }
 
         fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<tcpfsm_common::fsm::State> {
+            None
+        }
+
+        fn degraded(&self) -> Option<String> {
             None
         }
     }

@@ -81,6 +81,7 @@ pub(super) fn transition(observation: &Observation, step: &Step, flow: Flow) -> 
             why: why(kind, event, end, from, to).into(),
         },
         proc: None,
+        unowned: None,
     }
 }
 
@@ -104,6 +105,7 @@ pub(super) fn conn_closed(event: &FlowEvent, totals: &Totals, flow: Flow) -> Con
         resp_bytes: of(resp, bytes),
         facts: Facts(facts).iter().map(|fact| fact.name().into()).collect(),
         proc: None,
+        unowned: None,
     }
 }
 

@@ -47,7 +47,7 @@ pub fn parse(record: &[u8]) -> Result<Observation, Malformed> {
             let ClosedEvent { event: _, packets, bytes, opened, facts } = closed;
             Some(Totals { packets, bytes, opened, facts })
         }
-        EventKind::Verdict | EventKind::Fact | EventKind::Expired | EventKind::Stuck => {
+        EventKind::Verdict | EventKind::Fact | EventKind::Expired | EventKind::Stuck | EventKind::Host => {
             debug_assert!(rest.is_empty(), "only closed events are longer");
             None
         }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tcpfsm_common::abi::{
-    ClosedEvent, Counters, DWELL_BUCKETS, Evidence, FlowEvent, FlowRecord, KernelConfig, LATENCY_BUCKETS,
-    STATE_SLOTS, Shared, SweepReport, SweepRequest,
+    ClosedEvent, Correction, Counters, DWELL_BUCKETS, Evidence, FlowEvent, FlowRecord, KernelConfig,
+    LATENCY_BUCKETS, STATE_SLOTS, Shared, SweepReport, SweepRequest,
 };
 use tcpfsm_common::flow::{FlowKey4, FlowKey6};
 
@@ -13,7 +13,7 @@ use super::markdown;
 use super::source::items;
 
 /// Every type that has a table: its file and its size as the compiler has it.
-const TYPES: [(&str, &str, usize); 12] = [
+const TYPES: [(&str, &str, usize); 13] = [
     ("FlowKey4", "flow.rs", size_of::<FlowKey4>()),
     ("FlowKey6", "flow.rs", size_of::<FlowKey6>()),
     ("FlowRecord", "abi/record.rs", size_of::<FlowRecord>()),
@@ -21,6 +21,7 @@ const TYPES: [(&str, &str, usize); 12] = [
     ("Evidence", "abi/record.rs", size_of::<Evidence>()),
     ("FlowEvent", "abi/event.rs", size_of::<FlowEvent>()),
     ("ClosedEvent", "abi/event.rs", size_of::<ClosedEvent>()),
+    ("Correction", "abi/correction.rs", size_of::<Correction>()),
     ("Counters", "abi/counter.rs", size_of::<Counters>()),
     ("KernelConfig", "abi/config.rs", size_of::<KernelConfig>()),
     ("SweepRequest", "abi/sweep.rs", size_of::<SweepRequest>()),

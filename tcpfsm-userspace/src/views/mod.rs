@@ -1,0 +1,59 @@
+//! Two views of one connection: the wire's, which the kernel programs keep, and the kernel's own sockets'.
+//!
+//! ```text
+//!   start   sockets ─► seed.rs ─► flow maps          flows begun earlier, in the state their socket is in
+//!                      coverage.rs: those whose segments pass a watched interface
+//!   later   flow maps ─► rounds.rs ─► sockets        a batch after each sweep, never longer than its budget
+//!                        compare.rs: what differs, and for how long
+//! ```
+//!
+//! The wire is the measure and the sockets a second opinion. Where they differ for a while, that is shown and
+//! counted; where the wire cannot know better, the flow follows the socket: flows whose socket went without a
+//! segment are closed, and flows that were seeded get their socket's state.
+
+mod compare;
+mod coverage;
+mod rounds;
+mod seed;
+
+pub use coverage::{Coverage, Passage, Watched};
+pub use rounds::{Mismatch, Round, Rounds, ViewCounts};
+pub use seed::{Seed, flow_key, seeds};
+
+use tracing::{info, warn};
+
+use crate::{
+    clock::monotonic_ns,
+    error::Result,
+    host::Host,
+    kernel::records::{FlowMaps, Inserted},
+};
+
+/// Puts the flows of existing sockets into the maps; to be called once packets are seen, so that nothing falls
+/// between. A flow that the wire has shown meanwhile is left alone. Gives how many were put there.
+///
+/// # Errors
+/// A system call on the maps failed. Sockets that the kernel does not list are no error: they are picked up
+/// from the wire.
+pub fn warm_start(host: &mut Host, maps: &FlowMaps, scope: u32, coverage: &Coverage) -> Result<u64> {
+    let sockets = match host.sockets() {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            warn!("existing connections are known only once they send: sock_diag: {error}");
+            return Ok(0);
+        }
+    };
+    let found = seeds(&sockets, scope, monotonic_ns(), |socket| coverage.passage(socket));
+    let mut count = 0;
+    for Seed { key, record } in &found {
+        match maps.insert_new(key, record)? {
+            Inserted::New => count += 1,
+            Inserted::Known => {}
+            Inserted::Full => break,
+        }
+    }
+    if count > 0 {
+        info!("{count} connections begun earlier, as their sockets have them");
+    }
+    Ok(count)
+}
