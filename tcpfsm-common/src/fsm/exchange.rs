@@ -70,7 +70,8 @@ impl<D: Desk> Track<'_, D> {
         let own = reread(own);
         self.note(
             Note::SawPeerFin,
-            self.is(Note::Attached) && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt),
+            self.is(Note::Attached) && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt)
+                || self.was_seeded_behind_fin(peer),
         );
         self.note(Note::FastOpen, peer.has(Evidence::SYN_DATA));
         self.sender_step(segment);
@@ -141,6 +142,23 @@ impl<D: Desk> Track<'_, D> {
         }
     }
 
+    /// Whether the sender's socket was found, when the observer began, in a state behind a FIN that was sent before.
+    #[inline(always)]
+    fn was_seeded_behind_fin(&self, peer: &Evidence) -> bool {
+        self.verdict().has(Verdict::SEEDED)
+            && !peer.has(Evidence::FIN)
+            && match self.state_of_sender() {
+                State::CloseWait | State::LastAck | State::Closing | State::TimeWait => true,
+                State::Closed
+                | State::Listen
+                | State::SynSent
+                | State::SynRecv
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2 => false,
+            }
+    }
+
     /// What the segment says of its sender.
     #[inline(always)]
     fn sender_step(&mut self, segment: &Segment) {
@@ -171,6 +189,10 @@ impl<D: Desk> Track<'_, D> {
             State::Closed | State::Listen => {}
         }
         if self.is(Note::SawPeerFin) {
+            if self.answered_fin() {
+                // The FIN that it acknowledges came with the acknowledgment of its own.
+                self.send(Event::FinAcked);
+            }
             self.send(Event::RcvdFin);
         }
         if !fin {
@@ -196,7 +218,31 @@ impl<D: Desk> Track<'_, D> {
                 | State::LastAck
                 | State::TimeWait => Fact::HalfClosed,
             });
+            let supposed = matches!(self.state_of_sender(), State::CloseWait);
             self.send(Event::SentCrossingFin);
+            if supposed {
+                // That the peer's FIN had come was assumed, and wrong then; it may be on its way.
+                let verdict = self.verdict().with_state(self.sender, State::FinWait1, true);
+                self.set_verdict(verdict.with_state(self.sender, State::Closing, false));
+            }
+        }
+    }
+
+    /// Whether the receiver's FIN acknowledged the sender's: only from CLOSE-WAIT does one go to LAST-ACK.
+    #[inline(always)]
+    fn answered_fin(&self) -> bool {
+        match self.state_of_receiver() {
+            State::LastAck => true,
+            State::Closed => matches!(self.verdict().previous(self.receiver), State::LastAck),
+            State::Listen
+            | State::SynSent
+            | State::SynRecv
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::TimeWait => false,
         }
     }
 

@@ -56,7 +56,9 @@ impl<D: Desk> Track<'_, D> {
     #[inline(always)]
     fn answer(&self, own: &Evidence, peer: &Evidence, segment: &Segment) -> Answer {
         let rcv = rcv_nxt(own, peer);
-        let exact = segment.seq == rcv;
+        // Of a connection that was found at the start nothing may have been seen yet: its numbers are not known.
+        let unknown = self.verdict().has(Verdict::SEEDED) && !self.is_current(own) && !self.is_current(peer);
+        let exact = segment.seq == rcv || unknown;
         match self.state_of_receiver() {
             State::Closed | State::Listen => Answer::Ignored(Fact::RstAfterClose),
             State::SynSent => {

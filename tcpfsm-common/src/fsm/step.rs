@@ -77,7 +77,7 @@ impl Step {
 #[inline(always)]
 #[must_use]
 pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
-    const QUIET: u16 = Evidence::SEEN | Evidence::SYN | Evidence::EDGE;
+    const QUIET: u16 = Evidence::SEEN | Evidence::EDGE;
     const NOISY: u16 =
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
     let end = segment.end_seq();
@@ -86,11 +86,12 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
         || !matches!(segment.flags.kind(), SegmentKind::Ack)
         || own.flags & (QUIET | NOISY) != QUIET
         || own.generation != peer.generation
+        || own.generation != verdict.generation() as u8
         || segment.seq != own.nxt
         || own.contig != own.nxt
         || ack.before(own.ack)
         || ack.after(peer.nxt)
-        || peer.flags & (Evidence::SEEN | Evidence::SYN | Evidence::EDGE | Evidence::FIN) != QUIET
+        || peer.flags & (QUIET | Evidence::FIN) != QUIET
         || segment.seq.after(peer.edge)
         || segment.seq.before(peer.ack)
         || segment.window == 0
