@@ -123,7 +123,50 @@ pub struct Table {
     pub rows: Vec<Row>,
 }
 
+/// When a group began.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    began: f64,
+    stolen: f64,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Self { began: sys::now(), stolen: sys::stolen() }
+    }
+
+    /// Seconds since, and the percentage of the machine's time that was stolen.
+    fn stop(self) -> (f64, f64) {
+        let seconds = (sys::now() - self.began) / 1e9;
+        (seconds, (sys::stolen() - self.stolen) / seconds / sys::cpus() as f64 * 100.0)
+    }
+}
+
 impl Table {
+    /// Rows without a jig; ratios are to the first.
+    pub fn of(name: &str, unit: &str, clock: Clock, times: Vec<(&str, Vec<f64>)>) -> Self {
+        let (seconds, stolen) = clock.stop();
+        let first = times[0].clone();
+        let rows = times
+            .into_iter()
+            .map(|(name, rounds)| {
+                let ratios = ratios(&rounds, &first.1);
+                Row {
+                    name: name.to_owned(),
+                    ns: median(&rounds),
+                    mad: spread(&rounds),
+                    best: least(&rounds),
+                    own: median(&rounds),
+                    to: first.0.to_owned(),
+                    ratio: median(&ratios),
+                    ratio_mad: spread(&ratios),
+                    rounds,
+                }
+            })
+            .collect();
+        Self { name: name.to_owned(), unit: unit.to_owned(), rounds: first.1.len(), seconds, stolen, rows }
+    }
+
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }
@@ -149,7 +192,7 @@ pub struct Effort {
 
 /// Measures the probes, which are left with the number of packets that they ran.
 pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<Table> {
-    let (began, stolen) = (sys::now(), sys::stolen());
+    let clock = Clock::start();
     for probe in &mut *probes {
         if probe.packets > 0 {
             probe.run(probe.packets)?;
@@ -197,15 +240,8 @@ pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<T
             }
         })
         .collect();
-    let seconds = (sys::now() - began) / 1e9;
-    Ok(Table {
-        name: name.to_owned(),
-        unit: "ns".to_owned(),
-        rounds: effort.rounds,
-        seconds,
-        stolen: (sys::stolen() - stolen) / seconds / sys::cpus() as f64 * 100.0,
-        rows,
-    })
+    let (seconds, stolen) = clock.stop();
+    Ok(Table { name: name.to_owned(), unit: "ns".to_owned(), rounds: effort.rounds, seconds, stolen, rows })
 }
 
 impl fmt::Display for Table {

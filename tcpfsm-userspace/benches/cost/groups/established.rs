@@ -103,7 +103,8 @@ impl Ready {
     }
 }
 
-fn client_end(layout: Layout, flow: u32) -> End {
+/// Which end of a flow the jig's client is.
+pub fn client_end(layout: Layout, flow: u32) -> End {
     let (addr, client) = match layout {
         Layout::Ipv6 => (key6(flow).port, flow),
         Layout::Ipv4 | Layout::Vlan => (key4(flow).port, flow),
@@ -124,7 +125,7 @@ fn shape(layout: Layout, options: Options) -> Shape {
 fn filled_floor(bench: &Bench, bits: u32) -> Result<(Floor, Vec<Jig>)> {
     let mut floor = bench.floor.load(room(bits), room(bits))?;
     let mut jigs = Vec::new();
-    for (insert, layout) in [("floor_insert", Layout::Ipv4), ("floor_insert6", Layout::Ipv6)] {
+    for (insert, layout) in [("floor_insert_tc", Layout::Ipv4), ("floor_insert6_tc", Layout::Ipv6)] {
         let program = floor.program(insert)?;
         let mut jig = bench.floor.jig(&program, layout)?;
         let shape = shape(layout, STAMPED);
