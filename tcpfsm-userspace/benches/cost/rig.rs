@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     floor::{Hook, check_called},
-    stats::{least, median, spread},
+    stats::{least, median, most, spread},
     sys,
 };
 
@@ -121,6 +121,8 @@ pub struct Table {
     /// Percent of the machine's time that the hypervisor took.
     pub stolen: f64,
     pub rows: Vec<Row>,
+    /// What else there is to say.
+    pub notes: Vec<String>,
 }
 
 /// When a group began.
@@ -143,8 +145,9 @@ impl Clock {
 }
 
 impl Table {
-    /// Rows without a jig; ratios are to the first.
+    /// Rows without a jig, of times or of rates; ratios are to the first.
     pub fn of(name: &str, unit: &str, clock: Clock, times: Vec<(&str, Vec<f64>)>) -> Self {
+        let rates = unit.ends_with("/s");
         let (seconds, stolen) = clock.stop();
         let first = times[0].clone();
         let rows = times
@@ -155,7 +158,7 @@ impl Table {
                     name: name.to_owned(),
                     ns: median(&rounds),
                     mad: spread(&rounds),
-                    best: least(&rounds),
+                    best: if rates { most(&rounds) } else { least(&rounds) },
                     own: median(&rounds),
                     to: first.0.to_owned(),
                     ratio: median(&ratios),
@@ -164,7 +167,21 @@ impl Table {
                 }
             })
             .collect();
-        Self { name: name.to_owned(), unit: unit.to_owned(), rounds: first.1.len(), seconds, stolen, rows }
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            rounds: first.1.len(),
+            seconds,
+            stolen,
+            rows,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds a line to what is printed below the rows.
+    pub fn note(mut self, note: String) -> Self {
+        self.notes.push(note);
+        self
     }
 
     pub fn row(&self, name: &str) -> Option<&Row> {
@@ -241,12 +258,20 @@ pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<T
         })
         .collect();
     let (seconds, stolen) = clock.stop();
-    Ok(Table { name: name.to_owned(), unit: "ns".to_owned(), rounds: effort.rounds, seconds, stolen, rows })
+    Ok(Table {
+        name: name.to_owned(),
+        unit: "ns".to_owned(),
+        rounds: effort.rounds,
+        seconds,
+        stolen,
+        rows,
+        notes: Vec::new(),
+    })
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, unit, rounds, seconds, stolen, rows } = self;
+        let Self { name, unit, rounds, seconds, stolen, rows, notes } = self;
         writeln!(f, "\n{name}: {rounds} rounds, {seconds:.0} s, {stolen:.1} % stolen")?;
         writeln!(
             f,
@@ -260,6 +285,9 @@ impl fmt::Display for Table {
             } else {
                 writeln!(f, "  {ratio:>6.2} {ratio_mad:>5.2}  of {to}")?;
             }
+        }
+        for note in notes {
+            writeln!(f, "  {note}")?;
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ pub fn pair(bench: &Bench) -> Result<Table> {
     }
     let mut subject = Subject::load(&bench.object, &Sizes::default())?;
     // Flow 0 is carried by both CPUs, 1 and 2 by one each, 3 by one alone.
-    subject.establish(&bench.floor, Layout::Ipv4, 2)?;
+    subject.establish(&bench.floor, Layout::Ipv4, 4)?;
     // Not XDP: each test run of an XDP program waits for RCU, and the two would not run at the same time.
     let ingress = subject.program("tcpfsm_ingress")?;
     let egress = subject.program("tcpfsm_egress")?;

@@ -29,10 +29,10 @@ fn request(number: u32) -> SweepRequest {
 /// A million settled flows: ours, and the floor's walk over as many of 128 bytes.
 pub fn walk(bench: &Bench) -> Result<Table> {
     let bits = if bench.quick { 14 } else { 20 };
-    let mut subject = Subject::load(&bench.object, &Sizes { flows4: room(bits), ..Sizes::default() })?;
-    subject.establish(&bench.floor, Layout::Ipv4, bits)?;
+    let mut subject = Subject::load(&bench.object, &Sizes { flows4: room(1 << bits), ..Sizes::default() })?;
+    subject.establish(&bench.floor, Layout::Ipv4, 1 << bits)?;
     let ours = subject.program("tcpfsm_sweep")?;
-    let mut floor = bench.floor.load(room(bits), 1)?;
+    let mut floor = bench.floor.load(room(1 << bits), 1)?;
     let insert = floor.program("floor_insert_tc")?;
     let mut jig = bench.floor.jig(&insert, Layout::Ipv4)?;
     jig.play(Flows::InOrder { bits }, &SHAPE.data())?;
