@@ -151,8 +151,7 @@ impl Running {
                     listener.wait()?;
                     let said = fs::read_to_string(&errors).unwrap_or_default();
                     let overran = said.contains("No buffer space") || said.contains("ENOBUFS");
-                    lost =
-                        Some(if overran { "events lost (ENOBUFS)" } else { "no loss reported" }.to_owned());
+                    loss.events = Some(u64::from(overran));
                     let _ = fs::remove_file(&errors);
                 }
                 let inside = |arguments: &[&str]| -> Result<()> {
