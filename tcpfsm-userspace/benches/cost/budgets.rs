@@ -7,14 +7,15 @@ use crate::rig::Table;
 
 const COMMITTED: &str = include_str!("budgets.toml");
 
-/// One budget: the own time of a row at most so many times that of another.
+/// One budget: a row at most (a time) or at least (a rate) so many times another of its group.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Budget {
     group: String,
     row: String,
     to: String,
-    at_most: f64,
+    at_most: Option<f64>,
+    at_least: Option<f64>,
     why: String,
 }
 
@@ -38,7 +39,8 @@ pub struct Measured {
     pub group: String,
     pub row: String,
     pub to: String,
-    pub at_most: f64,
+    pub at_most: Option<f64>,
+    pub at_least: Option<f64>,
     pub ratio: f64,
     pub mad: f64,
     pub kept: bool,
@@ -57,12 +59,13 @@ pub fn verifier() -> Result<Verifier> {
 /// Every budget of the groups that were measured. A row that is missing there is an error.
 pub fn compare(tables: &[Table]) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
-    for Budget { group, row, to, at_most, why } in committed()?.budget {
+    for Budget { group, row, to, at_most, at_least, why } in committed()?.budget {
         let Some(table) = tables.iter().find(|table| table.name == group) else { continue };
         let (ratio, mad) = table
             .ratio(&row, &to)
             .with_context(|| format!("budgets.toml: {group} has no row {row:?} or {to:?}"))?;
-        measured.push(Measured { kept: ratio <= at_most, group, row, to, at_most, ratio, mad, why });
+        let kept = at_most.is_none_or(|limit| ratio <= limit) && at_least.is_none_or(|limit| ratio >= limit);
+        measured.push(Measured { group, row, to, at_most, at_least, ratio, mad, kept, why });
     }
     Ok(measured)
 }
@@ -70,8 +73,13 @@ pub fn compare(tables: &[Table]) -> Result<Vec<Measured>> {
 /// One line a budget.
 pub fn print(measured: &[Measured]) {
     println!("\nbudgets");
-    for Measured { group, row, to, at_most, ratio, mad, kept, why } in measured {
+    for Measured { group, row, to, at_most, at_least, ratio, mad, kept, why } in measured {
+        let limit = match (at_most, at_least) {
+            (Some(limit), _) => format!("at most {limit:.2}"),
+            (None, Some(limit)) => format!("at least {limit:.2}"),
+            (None, None) => "no limit".to_owned(),
+        };
         let word = if *kept { "kept" } else { "EXCEEDED" };
-        println!("  {word:<8} {group}: {row} / {to} = {ratio:.2} ± {mad:.2}, at most {at_most:.2} ({why})");
+        println!("  {word:<8} {group}: {row} / {to} = {ratio:.2} ± {mad:.2}, {limit} ({why})");
     }
 }

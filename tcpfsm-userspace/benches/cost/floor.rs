@@ -110,7 +110,12 @@ impl Floor {
         Loaded::from(&mut self.ebpf, name)
     }
 
-    /// What the programs counted: misses; by the walk: flows, old ones.
+    /// The object itself, to attach its programs.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// What the programs counted: misses; by the walk: flows, old ones; events, events lost.
     pub fn seen(&self) -> Result<[u64; 8]> {
         let map: Array<&MapData, [u64; 8]> = Array::try_from(self.ebpf.map("SEEN").context("no map SEEN")?)?;
         Ok(map.get(&0, 0)?)

@@ -4,7 +4,6 @@ use crate::plan::{CLIENT_PORTS, CLIENTS, SERVER, SERVER_PORT, STEPS, Step};
 
 pub const FIN: u32 = 1;
 pub const SYN: u32 = 2;
-pub const RST: u32 = 4;
 pub const PSH: u32 = 8;
 pub const ACK: u32 = 16;
 

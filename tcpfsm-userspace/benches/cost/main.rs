@@ -28,7 +28,7 @@ use serde_json::json;
 
 use crate::{
     floor::FloorObject,
-    groups::{established, fresh, pair, sweep},
+    groups::{daemon, established, events, fresh, pair, scale, sweep, wire},
     rig::{Effort, Table},
 };
 
@@ -60,6 +60,9 @@ struct Arguments {
     /// The floor's object
     #[arg(long, env = "TCPFSM_FLOOR_OBJECT", value_name = "FILE")]
     floor: PathBuf,
+    /// The daemon, for the groups that run it
+    #[arg(long, env = "TCPFSM_DAEMON", value_name = "FILE")]
+    daemon: Option<PathBuf>,
     /// Given by cargo to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,6 +72,7 @@ struct Arguments {
 struct Bench {
     object: Vec<u8>,
     floor: FloorObject,
+    daemon: Option<PathBuf>,
     quick: bool,
     rounds: usize,
 }
@@ -81,23 +85,53 @@ impl Bench {
     fn effort(&self, slice: f64) -> Effort {
         Effort { rounds: self.rounds(), slice: if self.quick { 5e6 } else { slice } }
     }
+
+    /// How long something goes on that is not counted in packets.
+    fn seconds(&self, wanted: f64) -> f64 {
+        if self.quick { wanted / 5.0 } else { wanted }
+    }
 }
 
-type Group = (&'static str, &'static str, fn(&Bench) -> Result<Table>);
+/// A group: its name, what it measures, whether it runs when no group is named, how.
+struct Group {
+    name: &'static str,
+    what: &'static str,
+    /// Of those that run unless others are asked for: they fit two minutes each.
+    usual: bool,
+    run: fn(&Bench) -> Result<Vec<Table>>,
+}
+
+macro_rules! group {
+    ($name:literal, $what:literal, $usual:literal, $run:expr) => {
+        Group { name: $name, what: $what, usual: $usual, run: |bench| ($run)(bench).map(|table| vec![table]) }
+    };
+}
 
 /// Every group, in the order of the run.
 const GROUPS: &[Group] = &[
-    ("hot", "established, one flow, XDP", established::hot),
-    ("tc", "established, one flow, TC beside XDP", established::tc),
-    ("cold-128k", "established, 131,072 flows in random order", |bench| {
+    group!("hot", "established, one flow, XDP", true, established::hot),
+    group!("tc", "established, one flow, TC beside XDP", true, established::tc),
+    group!("cold-128k", "established, 131,072 flows in random order", true, |bench: &Bench| {
         established::cold(bench, "cold-128k", if bench.quick { 10 } else { 17 }, false)
     }),
-    ("cold-1m", "established, 1,048,576 flows in random order", |bench| {
+    group!("cold-1m", "established, 1,048,576 flows in random order", true, |bench: &Bench| {
         established::cold(bench, "cold-1m", if bench.quick { 12 } else { 20 }, true)
     }),
-    ("new", "SYNs into a full map, whole connections", fresh::new),
-    ("pair", "two CPUs", pair::pair),
-    ("sweep", "the walk over a million flows", sweep::walk),
+    group!("new", "SYNs into a full map, whole connections", true, fresh::new),
+    group!("pair", "two CPUs", true, pair::pair),
+    group!("sweep", "the walk over a million flows", true, sweep::walk),
+    group!("event", "what an event costs", true, events::cost),
+    group!("events", "events from core to core", true, events::through),
+    group!("daemon", "idle CPU, time to output", true, daemon::daemon),
+    Group {
+        name: "connections",
+        what: "short connections between two namespaces, with different watchers",
+        usual: true,
+        run: wire::connections,
+    },
+    group!("bulk", "one stream between two namespaces, with different watchers", true, wire::bulk),
+    group!("packets", "packets through a veth pair", true, wire::packets),
+    group!("scale", "ten million flows: takes 6 GB", false, scale::scale),
 ];
 
 fn main() -> ExitCode {
@@ -112,7 +146,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<bool> {
-    let Arguments { rounds, only, quick, json, check, verifier_stats, object, floor, bench: _ } = arguments;
+    let Arguments { rounds, only, quick, json, check, verifier_stats, object, floor, daemon, bench: _ } =
+        arguments;
     if !rustix::process::geteuid().is_root() {
         bail!("loading programs needs root");
     }
@@ -120,24 +155,28 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if *verifier_stats {
         return verifier::main(&object, *json);
     }
-    if let Some(name) = only.iter().find(|name| !GROUPS.iter().any(|(group, ..)| group == name)) {
-        let names: Vec<_> = GROUPS.iter().map(|(name, what, _)| format!("  {name:<10} {what}")).collect();
+    let wanted = |group: &&Group| {
+        if only.is_empty() { group.usual } else { only.iter().any(|name| name == group.name) }
+    };
+    if let Some(name) = only.iter().find(|name| !GROUPS.iter().any(|group| group.name == **name)) {
+        let names: Vec<_> =
+            GROUPS.iter().map(|group| format!("  {:<12} {}", group.name, group.what)).collect();
         bail!("no group {name}; there are:\n{}", names.join("\n"));
     }
     if *check && (*quick || *rounds < 15) {
         bail!("--check needs at least 15 rounds, and not --quick");
     }
-    let bench = Bench { object, floor: FloorObject::read(floor)?, quick: *quick, rounds: *rounds };
-    sys::pin(sys::cpus() - 1);
+    let daemon = daemon.clone();
+    let bench = Bench { object, floor: FloorObject::read(floor)?, daemon, quick: *quick, rounds: *rounds };
     let mut tables = Vec::new();
-    for (name, _, measure) in
-        GROUPS.iter().filter(|(name, ..)| only.is_empty() || only.iter().any(|o| o == name))
-    {
-        let table = measure(&bench).with_context(|| format!("group {name}"))?;
-        if !json {
-            print!("{table}");
+    for group in GROUPS.iter().filter(wanted) {
+        sys::pin(sys::cpus() - 1);
+        for table in (group.run)(&bench).with_context(|| format!("group {}", group.name))? {
+            if !json {
+                print!("{table}");
+            }
+            tables.push(table);
         }
-        tables.push(table);
     }
     let measured = budgets::compare(&tables)?;
     if *json {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     floor::{Hook, check_called},
-    stats::{least, median, spread},
+    stats::{least, median, most, spread},
     sys,
 };
 
@@ -121,9 +121,69 @@ pub struct Table {
     /// Percent of the machine's time that the hypervisor took.
     pub stolen: f64,
     pub rows: Vec<Row>,
+    /// What else there is to say.
+    pub notes: Vec<String>,
+}
+
+/// When a group began.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    began: f64,
+    stolen: f64,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Self { began: sys::now(), stolen: sys::stolen() }
+    }
+
+    /// Seconds since, and the percentage of the machine's time that was stolen.
+    fn stop(self) -> (f64, f64) {
+        let seconds = (sys::now() - self.began) / 1e9;
+        (seconds, (sys::stolen() - self.stolen) / seconds / sys::cpus() as f64 * 100.0)
+    }
 }
 
 impl Table {
+    /// Rows without a jig, of times or of rates; ratios are to the first.
+    pub fn of(name: &str, unit: &str, clock: Clock, times: Vec<(&str, Vec<f64>)>) -> Self {
+        let rates = unit.ends_with("/s");
+        let (seconds, stolen) = clock.stop();
+        let first = times[0].clone();
+        let rows = times
+            .into_iter()
+            .map(|(name, rounds)| {
+                let ratios = ratios(&rounds, &first.1);
+                Row {
+                    name: name.to_owned(),
+                    ns: median(&rounds),
+                    mad: spread(&rounds),
+                    best: if rates { most(&rounds) } else { least(&rounds) },
+                    own: median(&rounds),
+                    to: first.0.to_owned(),
+                    ratio: median(&ratios),
+                    ratio_mad: spread(&ratios),
+                    rounds,
+                }
+            })
+            .collect();
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            rounds: first.1.len(),
+            seconds,
+            stolen,
+            rows,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds a line to what is printed below the rows.
+    pub fn note(mut self, note: String) -> Self {
+        self.notes.push(note);
+        self
+    }
+
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }
@@ -149,7 +209,7 @@ pub struct Effort {
 
 /// Measures the probes, which are left with the number of packets that they ran.
 pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<Table> {
-    let (began, stolen) = (sys::now(), sys::stolen());
+    let clock = Clock::start();
     for probe in &mut *probes {
         if probe.packets > 0 {
             probe.run(probe.packets)?;
@@ -197,20 +257,21 @@ pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<T
             }
         })
         .collect();
-    let seconds = (sys::now() - began) / 1e9;
+    let (seconds, stolen) = clock.stop();
     Ok(Table {
         name: name.to_owned(),
         unit: "ns".to_owned(),
         rounds: effort.rounds,
         seconds,
-        stolen: (sys::stolen() - stolen) / seconds / sys::cpus() as f64 * 100.0,
+        stolen,
         rows,
+        notes: Vec::new(),
     })
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, unit, rounds, seconds, stolen, rows } = self;
+        let Self { name, unit, rounds, seconds, stolen, rows, notes } = self;
         writeln!(f, "\n{name}: {rounds} rounds, {seconds:.0} s, {stolen:.1} % stolen")?;
         writeln!(
             f,
@@ -224,6 +285,9 @@ impl fmt::Display for Table {
             } else {
                 writeln!(f, "  {ratio:>6.2} {ratio_mad:>5.2}  of {to}")?;
             }
+        }
+        for note in notes {
+            writeln!(f, "  {note}")?;
         }
         Ok(())
     }

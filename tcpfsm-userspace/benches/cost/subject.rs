@@ -47,9 +47,9 @@ pub struct Subject {
     ebpf: Ebpf,
 }
 
-/// Room for `2^bits` flows: an LRU map that is nearly full evicts before it is.
-pub fn room(bits: u32) -> u32 {
-    (1 << bits) + (1 << bits) / 20 + 512
+/// Room for so many flows: an LRU map that is nearly full evicts before it is.
+pub fn room(flows: u32) -> u32 {
+    flows + flows / 20 + 512
 }
 
 impl Subject {
@@ -92,6 +92,11 @@ impl Subject {
     /// Takes the ring for a consumer of its own.
     pub fn take_ring(&mut self) -> Result<RingBuf<MapData>> {
         Ok(RingBuf::try_from(self.ebpf.take_map("EVENTS").context("no map EVENTS")?)?)
+    }
+
+    /// The object itself, to attach its programs.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     /// The record of one of the jig's flows.
@@ -140,8 +145,8 @@ impl Subject {
         Ok(sum)
     }
 
-    /// Puts `2^bits` flows into the maps, each by its handshake and first data, through the programs.
-    pub fn establish(&mut self, floor: &FloorObject, layout: Layout, bits: u32) -> Result<()> {
+    /// Puts so many flows into the maps, each by its handshake and first data, through the programs.
+    pub fn establish(&mut self, floor: &FloorObject, layout: Layout, count: u32) -> Result<()> {
         let before = self.counters()?;
         // Not XDP: each test run of an XDP program waits for RCU.
         let target = self.program("tcpfsm_ingress")?;
@@ -150,22 +155,24 @@ impl Subject {
         let mut parts = Vec::new();
         for (shape, script) in [(opening, opening.opening()), (settling, settling.settling())] {
             let mut jig = floor.jig(&target, layout)?;
-            jig.play(Flows::InOrder { bits }, &script)?;
+            jig.play(Flows::Fresh { first: 0 }, &script)?;
             parts.push((jig, shape, script.len() as u64));
         }
-        let chunk = CHUNK.min(1 << bits);
-        for _ in 0..(1_u64 << bits) / chunk {
+        let mut left = u64::from(count);
+        while left > 0 {
+            let now = left.min(CHUNK);
             for (jig, shape, packets) in &parts {
-                jig.run(*shape, DATA, packets * chunk)?;
+                jig.run(*shape, DATA, packets * now)?;
             }
             self.drain()?;
+            left -= now;
         }
         let after = self.counters()?;
         let promoted = after.health[Health::Promoted as usize] - before.health[Health::Promoted as usize];
-        if promoted != 1 << bits {
-            bail!("{promoted} of {} flows were promoted to the flow map", 1_u64 << bits);
+        if promoted != u64::from(count) {
+            bail!("{promoted} of {count} flows were promoted to the flow map");
         }
-        for flow in [0, (1 << bits) / 2, (1 << bits) - 1] {
+        for flow in [0, count / 2, count - 1] {
             let record = self.record(layout, flow)?;
             if !Verdict(record.shared.verdict).is_settled() {
                 bail!("flow {flow} is not settled in ESTABLISHED: {:?}", Verdict(record.shared.verdict));
@@ -244,10 +251,6 @@ impl Expect {
 
     pub fn began(&self) -> u64 {
         self.began
-    }
-
-    pub fn before(&self) -> &Counters {
-        &self.before
     }
 }
 

@@ -79,6 +79,18 @@ pub fn pin(cpu: usize) {
     }
 }
 
+/// Takes back what [`pin`] did: any CPU, in turn with everybody.
+pub fn unpin() {
+    // SAFETY: as in `pin`.
+    unsafe {
+        let mut set: libc::cpu_set_t = mem::zeroed();
+        (0..cpus()).for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        libc::sched_setaffinity(0, mem::size_of_val(&set), &raw const set);
+        let parameter = libc::sched_param { sched_priority: 0 };
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter);
+    }
+}
+
 /// How many CPUs this machine has.
 pub fn cpus() -> usize {
     // Not `available_parallelism`: that counts those on which this thread may run, which is one.

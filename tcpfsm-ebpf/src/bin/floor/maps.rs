@@ -1,7 +1,7 @@
 //! The floor's maps. The bench sets their sizes.
 
 use aya_ebpf::{
-    btf_maps::{Array, LruHashMap, ProgramArray},
+    btf_maps::{Array, LruHashMap, ProgramArray, RingBuf},
     macros::btf_map,
 };
 
@@ -26,7 +26,15 @@ pub(crate) static FLOOR16: LruHashMap<Key16, Flow, 1024> = LruHashMap::new();
 #[btf_map]
 pub(crate) static FLOOR40: LruHashMap<Key40, Flow, 1024> = LruHashMap::new();
 
-/// What the floor counted: packets, hits, misses, inserts; then what a walk saw: flows, old ones.
+/// As large as the tracker's.
+#[repr(C)]
+pub(crate) struct Event(pub(crate) [u64; 14]);
+
+/// Events, without a wake-up each.
+#[btf_map]
+pub(crate) static FLOOR_EVENTS: RingBuf<Event, { 16 << 20 }> = RingBuf::new();
+
+/// What the floor counted: misses; by the walk: flows, old ones; events, events lost.
 #[btf_map]
 pub(crate) static SEEN: Array<[u64; 8], 1> = Array::new();
 

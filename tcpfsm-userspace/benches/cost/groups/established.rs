@@ -40,14 +40,14 @@ struct Ready {
 
 impl Ready {
     fn new(bench: &Bench, case: Case, bits: u32) -> Result<Self> {
-        let entries = room(bits).max(1024);
+        let entries = room(1 << bits).max(1024);
         let (flows4, flows6) =
             if case.shape.layout == Layout::Ipv6 { (1024, entries) } else { (entries, 1024) };
         let sizes = Sizes { flows4, flows6, ..Sizes::default() };
         let mut subject = Subject::load(&bench.object, &sizes)?;
         // The tag is not part of the key.
         let layout = if case.shape.layout == Layout::Vlan { Layout::Ipv4 } else { case.shape.layout };
-        subject.establish(&bench.floor, layout, bits)?;
+        subject.establish(&bench.floor, layout, 1 << bits)?;
         let target = subject.program(case.program)?;
         let mut jig = bench.floor.jig(&target, case.shape.layout)?;
         jig.play(flows(bits), &(case.script)(case.shape))?;
@@ -103,7 +103,8 @@ impl Ready {
     }
 }
 
-fn client_end(layout: Layout, flow: u32) -> End {
+/// Which end of a flow the jig's client is.
+pub fn client_end(layout: Layout, flow: u32) -> End {
     let (addr, client) = match layout {
         Layout::Ipv6 => (key6(flow).port, flow),
         Layout::Ipv4 | Layout::Vlan => (key4(flow).port, flow),
@@ -122,9 +123,9 @@ fn shape(layout: Layout, options: Options) -> Shape {
 
 /// The floor with `2^bits` flows in its maps.
 fn filled_floor(bench: &Bench, bits: u32) -> Result<(Floor, Vec<Jig>)> {
-    let mut floor = bench.floor.load(room(bits), room(bits))?;
+    let mut floor = bench.floor.load(room(1 << bits), room(1 << bits))?;
     let mut jigs = Vec::new();
-    for (insert, layout) in [("floor_insert", Layout::Ipv4), ("floor_insert6", Layout::Ipv6)] {
+    for (insert, layout) in [("floor_insert_tc", Layout::Ipv4), ("floor_insert6_tc", Layout::Ipv6)] {
         let program = floor.program(insert)?;
         let mut jig = bench.floor.jig(&program, layout)?;
         let shape = shape(layout, STAMPED);

@@ -7,8 +7,7 @@ use crate::{
     Bench,
     floor::Flows,
     frames::{DATA, Layout, Options, Shape},
-    rig::{Row, Table},
-    stats::{least, median, spread},
+    rig::{Clock, Table},
     subject::{Sizes, Subject, room, sweep},
     sys,
 };
@@ -30,19 +29,18 @@ fn request(number: u32) -> SweepRequest {
 /// A million settled flows: ours, and the floor's walk over as many of 128 bytes.
 pub fn walk(bench: &Bench) -> Result<Table> {
     let bits = if bench.quick { 14 } else { 20 };
-    let mut subject = Subject::load(&bench.object, &Sizes { flows4: room(bits), ..Sizes::default() })?;
-    subject.establish(&bench.floor, Layout::Ipv4, bits)?;
+    let mut subject = Subject::load(&bench.object, &Sizes { flows4: room(1 << bits), ..Sizes::default() })?;
+    subject.establish(&bench.floor, Layout::Ipv4, 1 << bits)?;
     let ours = subject.program("tcpfsm_sweep")?;
-    let mut floor = bench.floor.load(room(bits), 1)?;
-    let insert = floor.program("floor_insert")?;
+    let mut floor = bench.floor.load(room(1 << bits), 1)?;
+    let insert = floor.program("floor_insert_tc")?;
     let mut jig = bench.floor.jig(&insert, Layout::Ipv4)?;
     jig.play(Flows::InOrder { bits }, &SHAPE.data())?;
     jig.run(SHAPE, DATA, 1 << bits)?;
     let bare = floor.program("floor_walk")?;
-    let (began, stolen) = (sys::now(), sys::stolen());
-    let rounds = bench.rounds();
+    let clock = Clock::start();
     let mut times = [Vec::new(), Vec::new()];
-    for round in 0..rounds {
+    for round in 0..bench.rounds() {
         let walked = floor.seen()?[1];
         times[0].push(sweep(&bare)? / 1e6);
         if floor.seen()?[1] - walked != 1 << bits {
@@ -56,31 +54,6 @@ pub fn walk(bench: &Bench) -> Result<Table> {
             bail!("the sweep saw {} of {} flows: {report:?}", report.flows, 1_u64 << bits);
         }
     }
-    let seconds = (sys::now() - began) / 1e9;
-    let rows = ["bare walk", "sweep"]
-        .iter()
-        .zip(&times)
-        .map(|(name, rounds)| {
-            let ratios: Vec<f64> = rounds.iter().zip(&times[0]).map(|(ms, bare)| ms / bare).collect();
-            Row {
-                name: (*name).to_owned(),
-                ns: median(rounds),
-                mad: spread(rounds),
-                best: least(rounds),
-                own: median(rounds),
-                to: "bare walk".to_owned(),
-                ratio: median(&ratios),
-                ratio_mad: spread(&ratios),
-                rounds: rounds.clone(),
-            }
-        })
-        .collect();
-    Ok(Table {
-        name: "sweep".to_owned(),
-        unit: "ms".to_owned(),
-        rounds,
-        seconds,
-        stolen: (sys::stolen() - stolen) / seconds / sys::cpus() as f64 * 100.0,
-        rows,
-    })
+    let [bare, ours] = times;
+    Ok(Table::of("sweep", "ms", clock, vec![("bare walk", bare), ("sweep", ours)]))
 }
