@@ -3,12 +3,12 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 use tcpfsm_common::{packet::PacketBytes, segment::TcpOptions};
 
-use crate::{maps::BLUR, work::Work};
+use crate::work::Work;
 
 /// How much of a packet must be in its linear part before it is parsed: Ethernet, three tags, IPv6 with
 /// extensions, TCP with options.
@@ -21,6 +21,9 @@ pub(crate) trait Source {
     /// # Safety
     /// `to..to + len` must be writable, and `len` not 0.
     unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+
+    /// How long the packet is, beyond its first buffer too.
+    fn len(&self) -> usize;
 }
 
 impl Source for XdpContext {
@@ -28,6 +31,12 @@ impl Source for XdpContext {
     unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the program's own context, and the caller's promise.
         unsafe { bpf_xdp_load_bytes(self.ctx, offset, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the program's own context.
+        unsafe { bpf_xdp_get_buff_len(self.ctx) as usize }
     }
 }
 
@@ -37,22 +46,28 @@ impl Source for TcContext {
         // SAFETY: as above.
         unsafe { bpf_skb_load_bytes(self.skb.skb.cast(), offset, to.cast(), len) == 0 }
     }
+
+    /// A segment that TSO or GRO holds together is one packet here: its length is the skb's.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.len() as usize
+    }
 }
 
 /// The linear part of a packet, between two pointers that the verifier follows.
 pub(crate) struct Linear<'a, C> {
     start: usize,
     end: usize,
-    /// Map memory through which an offset goes to be forgotten.
-    blur: *mut u64,
+    /// Any number that the verifier does not know.
+    salt: usize,
     source: &'a C,
 }
 
 impl<'a> Linear<'a, XdpContext> {
     /// The first buffer of a frame: drivers leave the headers there, also of a multi-buffer frame.
     #[inline(always)]
-    pub(crate) fn of_xdp(ctx: &'a XdpContext) -> Option<Self> {
-        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)?, source: ctx })
+    pub(crate) fn of_xdp(ctx: &'a XdpContext, salt: usize) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), salt, source: ctx }
     }
 }
 
@@ -60,12 +75,20 @@ impl<'a> Linear<'a, TcContext> {
     /// The linear part of an skb; headers that a driver left in fragments are pulled in first, which
     /// changes where the kernel keeps them, not what they say.
     #[inline(always)]
-    pub(crate) fn of_skb(ctx: &'a TcContext) -> Option<Self> {
+    pub(crate) fn of_skb(ctx: &'a TcContext, salt: usize) -> Self {
         let wanted = ctx.len().min(HEADERS);
         if ctx.data() + wanted as usize > ctx.data_end() {
             let _ = ctx.pull_data(wanted);
         }
-        Some(Self { start: ctx.data(), end: ctx.data_end(), blur: BLUR.get_ptr_mut(0)?, source: ctx })
+        Self { start: ctx.data(), end: ctx.data_end(), salt, source: ctx }
+    }
+}
+
+impl<C: Source> Linear<'_, C> {
+    /// How long the packet is, beyond its linear part too.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.source.len()
     }
 }
 
@@ -87,13 +110,15 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
         TcpOptions { present, ..TcpOptions::default() }
     }
 
+    /// Adds a number that the verifier does not know, and takes it away again: it does not know the sum either.
     #[inline(always)]
     fn blur(&self, offset: usize, mask: usize) -> usize {
-        // SAFETY: this CPU's own element.
+        let mut blurred = offset;
+        // SAFETY: two registers, and the first is what it was.
         unsafe {
-            self.blur.write_volatile(offset as u64);
-            self.blur.read_volatile() as usize & mask
+            asm!("{0} += {1}", "{0} -= {1}", inout(reg) blurred, in(reg) self.salt, options(pure, nomem, nostack));
         }
+        blurred & mask
     }
 
     #[inline(always)]

@@ -48,10 +48,6 @@ pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
-/// Through here a walk's offsets go to be forgotten by the verifier, see `PacketBytes::blur`.
-#[btf_map]
-pub(crate) static BLUR: PerCpuArray<u64, 1> = PerCpuArray::new();
-
 /// The change of verdict that the daemon asks for, and whether it was made.
 #[btf_map]
 pub(crate) static CORRECTION: Array<Correction, 1> = Array::new();

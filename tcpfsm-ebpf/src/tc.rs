@@ -1,10 +1,11 @@
 //! The TC entry points: egress, and ingress where XDP cannot be had.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use tcpfsm_common::abi::Hook;
+use tcpfsm_common::abi::{Counters, Hook};
 
 use crate::{
     bytes::Linear,
+    stats::salt,
     track::{self, Meta},
 };
 
@@ -27,20 +28,18 @@ pub fn tcpfsm_ingress(ctx: TcContext) -> i32 {
 }
 
 #[inline(never)]
-fn look_egress(ctx: &TcContext) -> usize {
-    look(ctx, Hook::TcEgress)
+fn look_egress(ctx: &TcContext, counters: &Counters) -> usize {
+    look(ctx, counters, Hook::TcEgress)
 }
 
 #[inline(never)]
-fn look_ingress(ctx: &TcContext) -> usize {
-    look(ctx, Hook::TcIngress)
+fn look_ingress(ctx: &TcContext, counters: &Counters) -> usize {
+    look(ctx, counters, Hook::TcIngress)
 }
 
 #[inline(always)]
-fn look(ctx: &TcContext, hook: Hook) -> usize {
-    let Some(linear) = Linear::of_skb(ctx) else { return 0 };
+fn look(ctx: &TcContext, counters: &Counters, hook: Hook) -> usize {
+    let linear = Linear::of_skb(ctx, salt(counters));
     // SAFETY: the context is the program's own.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    // A segment that TSO or GRO holds together is one packet here: its length is the skb's.
-    track::look(&linear, &Meta { hook, ifindex, wire_len: ctx.len() as usize })
+    track::look(&linear, &Meta { hook, ifindex: || unsafe { (*ctx.skb.skb).ifindex } })
 }

@@ -6,7 +6,7 @@
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_coarse_ns};
 use aya_log_ebpf::debug;
 use tcpfsm_common::{
-    abi::{Hook, Outcome},
+    abi::{Counters, Hook, Outcome},
     flow::End,
     fsm::observe_settled,
     packet::{IcmpError, Network, Packet, Skip, parse_ether, parse_packet4, parse_packet6},
@@ -22,11 +22,11 @@ use crate::{
     work::Work,
 };
 
-/// Where and how long a packet is.
-pub(crate) struct Meta {
+/// Where a packet is seen.
+pub(crate) struct Meta<I> {
     pub(crate) hook: Hook,
-    pub(crate) ifindex: u32,
-    pub(crate) wire_len: usize,
+    /// Asked only where the packet does not take the short way.
+    pub(crate) ifindex: I,
 }
 
 /// What is left to do about a packet: a number below this is an outcome, and nothing is left but to count it.
@@ -40,11 +40,11 @@ const ICMP: Left = 17;
 ///
 /// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
 #[inline(always)]
-pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C) -> Left) {
-    let left = look(ctx);
-    let (Some(counters), Some(work)) = (stats::counters(), Work::desk()) else { return };
-    let outcome = match left {
+pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &Counters) -> Left) {
+    let Some(counters) = stats::counters() else { return };
+    let outcome = match look(ctx, counters) {
         SEGMENT => {
+            let Some(work) = Work::desk() else { return };
             tcpfsm_segment(work, counters);
             // Off unless asked for when the programs are loaded, and never on the short way.
             debug!(
@@ -54,6 +54,7 @@ pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C) -> Left) 
             work.outcome()
         }
         ICMP => {
+            let Some(work) = Work::desk() else { return };
             tcpfsm_icmp(work, counters);
             Outcome::Icmp as usize
         }
@@ -64,7 +65,7 @@ pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C) -> Left) 
 
 /// Looks at a packet.
 #[inline(always)]
-pub(crate) fn look<C: Source>(bytes: &Linear<C>, meta: &Meta) -> Left {
+pub(crate) fn look<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, meta: &Meta<I>) -> Left {
     match parse_ether(bytes) {
         Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta),
         Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta),
@@ -79,8 +80,8 @@ fn skipped(skip: Skip) -> Left {
 }
 
 #[inline(always)]
-fn packet4<C: Source>(bytes: &Linear<C>, offset: usize, meta: &Meta) -> Left {
-    match parse_packet4(bytes, offset, meta.wire_len) {
+fn packet4<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &Meta<I>) -> Left {
+    match parse_packet4(bytes, offset, || bytes.len()) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);
             segment_of(&key, sender, &segment, meta)
@@ -94,8 +95,8 @@ fn packet4<C: Source>(bytes: &Linear<C>, offset: usize, meta: &Meta) -> Left {
 }
 
 #[inline(always)]
-fn packet6<C: Source>(bytes: &Linear<C>, offset: usize, meta: &Meta) -> Left {
-    match parse_packet6(bytes, offset, meta.wire_len) {
+fn packet6<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &Meta<I>) -> Left {
+    match parse_packet6(bytes, offset, || bytes.len()) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);
             segment_of(&key, sender, &segment, meta)
@@ -109,7 +110,7 @@ fn packet6<C: Source>(bytes: &Linear<C>, offset: usize, meta: &Meta) -> Left {
 }
 
 #[inline(always)]
-fn segment_of<K: Key>(key: &K, sender: End, segment: &Segment, meta: &Meta) -> Left {
+fn segment_of<K: Key, I: Fn() -> u32>(key: &K, sender: End, segment: &Segment, meta: &Meta<I>) -> Left {
     if let Some(record) = key.find_flow() {
         // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
         unsafe {
@@ -127,7 +128,7 @@ fn segment_of<K: Key>(key: &K, sender: End, segment: &Segment, meta: &Meta) -> L
 
 /// An ICMP error about a segment that `quoted` sent.
 #[inline(always)]
-fn icmp<K: Key>(key: &K, quoted: End, error: &IcmpError, meta: &Meta) -> Left {
+fn icmp<K: Key, I: Fn() -> u32>(key: &K, quoted: End, error: &IcmpError, meta: &Meta<I>) -> Left {
     let Some(work) = Work::desk() else { return Outcome::Icmp as usize };
     work.begin(key, quoted, &Segment { seq: error.seq, ..Segment::default() }, meta);
     work.unreachable = error.reason as u64;

@@ -55,15 +55,22 @@ impl Work {
 
     /// Clears the desk for a segment.
     #[inline(always)]
-    pub(crate) fn begin<K: EventKey>(&mut self, key: &K, sender: End, segment: &Segment, meta: &Meta) {
+    pub(crate) fn begin<K: EventKey, I: Fn() -> u32>(
+        &mut self,
+        key: &K,
+        sender: End,
+        segment: &Segment,
+        meta: &Meta<I>,
+    ) {
+        let ifindex = (meta.ifindex)();
         self.event = FlowEvent::new(EventKind::Verdict);
         key.fill(&mut self.event);
         self.event.hook = meta.hook as u8;
         self.event.sender = sender as u8;
-        self.event.ifindex = meta.ifindex;
+        self.event.ifindex = ifindex;
         self.event.flags = segment.flags.0;
         self.event.len = segment.len;
-        self.segment = Segment { tap: Tap::new(meta.ifindex, meta.hook).0, ..*segment };
+        self.segment = Segment { tap: Tap::new(ifindex, meta.hook).0, ..*segment };
         self.not_stored = 0;
     }
 

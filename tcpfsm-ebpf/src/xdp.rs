@@ -1,12 +1,11 @@
 //! The XDP entry point, for ingress.
 
-use aya_ebpf::{
-    bindings::xdp_action, helpers::generated::bpf_xdp_get_buff_len, macros::xdp, programs::XdpContext,
-};
-use tcpfsm_common::abi::Hook;
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use tcpfsm_common::abi::{Counters, Hook};
 
 use crate::{
     bytes::Linear,
+    stats::salt,
     track::{self, Meta},
 };
 
@@ -18,9 +17,7 @@ pub fn tcpfsm_xdp(ctx: XdpContext) -> u32 {
 }
 
 #[inline(never)]
-fn look(ctx: &XdpContext) -> usize {
-    let Some(linear) = Linear::of_xdp(ctx) else { return 0 };
-    // SAFETY: the context is the program's own.
-    let wire_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as usize;
-    track::look(&linear, &Meta { hook: Hook::Xdp, ifindex: ctx.ingress_ifindex() as u32, wire_len })
+fn look(ctx: &XdpContext, counters: &Counters) -> usize {
+    let linear = Linear::of_xdp(ctx, salt(counters));
+    track::look(&linear, &Meta { hook: Hook::Xdp, ifindex: || ctx.ingress_ifindex() as u32 })
 }

@@ -69,7 +69,8 @@ fn kernel_programs_are_exact_on_scripted_scenarios_and_equal_userspace_on_all() 
                 bytes[13..15].copy_from_slice(&[network, octet]);
                 bytes[17..19].copy_from_slice(&[network, octet]);
                 let at = format!("{} #{}", trace.name, number + 1);
-                let Ok(Packet::Tcp(ends, segment)) = parse_packet4(&bytes.as_slice(), 0, bytes.len()) else {
+                let Ok(Packet::Tcp(ends, segment)) = parse_packet4(&bytes.as_slice(), 0, || bytes.len())
+                else {
                     continue;
                 };
                 let (key, sender) = ends.key(0);

@@ -49,7 +49,7 @@ pub fn parse_icmp4<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
         (3, _) | (4 | 11 | 12, _) => Unreachable::Soft,
         _ => return Err(Skip::NotTcp),
     };
-    let quoted = ipv4::parse_ipv4(bytes, offset + 8, 0)?;
+    let quoted = ipv4::parse_ipv4(bytes, offset + 8, || 0)?;
     if quoted.transport != super::Transport::Tcp {
         return Err(Skip::NotTcp);
     }

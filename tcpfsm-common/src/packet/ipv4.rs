@@ -33,7 +33,11 @@ pub struct Ipv4 {
 /// # Errors
 /// See [`Skip`].
 #[inline(always)]
-pub fn parse_ipv4<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> Result<Ipv4, Skip> {
+pub fn parse_ipv4<B: PacketBytes>(
+    bytes: &B,
+    offset: usize,
+    wire_len: impl FnOnce() -> usize,
+) -> Result<Ipv4, Skip> {
     let header: [u8; 20] = bytes.read(offset).ok_or(Skip::Truncated)?;
     if header[0] >> 4 != 4 {
         return Err(Skip::BadHeader);
@@ -53,7 +57,7 @@ pub fn parse_ipv4<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> 
     }
     // BIG TCP and hardware segmentation offload leave 0 here: the packet's own length is the truth then.
     let total_len = match usize::from(u16::from_be_bytes([header[2], header[3]])) {
-        0 => wire_len.saturating_sub(offset),
+        0 => wire_len().saturating_sub(offset),
         len => len,
     };
     let payload_len = total_len.checked_sub(header_len).ok_or(Skip::BadHeader)?;

@@ -39,17 +39,20 @@ pub struct Ipv6 {
 /// # Errors
 /// See [`Skip`].
 #[inline(always)]
-pub fn parse_ipv6<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> Result<Ipv6, Skip> {
-    let fixed: [u8; 8] = bytes.read(offset).ok_or(Skip::Truncated)?;
+pub fn parse_ipv6<B: PacketBytes>(
+    bytes: &B,
+    offset: usize,
+    wire_len: impl FnOnce() -> usize,
+) -> Result<Ipv6, Skip> {
+    let fixed: [u8; Ipv6Hdr::LEN] = bytes.read(offset).ok_or(Skip::Truncated)?;
     if fixed[0] >> 4 != 6 {
         return Err(Skip::BadHeader);
     }
-    let src: [u8; 16] = bytes.read(offset + 8).ok_or(Skip::Truncated)?;
-    let dst: [u8; 16] = bytes.read(offset + 24).ok_or(Skip::Truncated)?;
+    let (src, dst) = (address(&fixed, 8), address(&fixed, 24));
     let start = offset + Ipv6Hdr::LEN;
     let end = match usize::from(u16::from_be_bytes([fixed[4], fixed[5]])) {
         // A jumbogram (RFC 2675), which is how BIG TCP looks on the way out.
-        0 => wire_len,
+        0 => wire_len(),
         len => start + len,
     };
     let (transport, payload) = match fixed[6] {
@@ -59,6 +62,15 @@ pub fn parse_ipv6<B: PacketBytes>(bytes: &B, offset: usize, wire_len: usize) -> 
     };
     let payload_len = end.checked_sub(payload).ok_or(Skip::BadHeader)?;
     Ok(Ipv6 { src, dst, transport, payload, payload_len })
+}
+
+#[inline(always)]
+fn address(header: &[u8; Ipv6Hdr::LEN], at: usize) -> [u8; 16] {
+    let mut address = [0; 16];
+    for (to, from) in address.iter_mut().zip(header.iter().skip(at)) {
+        *to = *from;
+    }
+    address
 }
 
 #[inline(always)]

@@ -111,8 +111,8 @@ pub fn parse_network<B: PacketBytes>(
     wire_len: usize,
 ) -> Result<Parsed, Skip> {
     match network {
-        Network::Ipv4 => parse_packet4(bytes, offset, wire_len).map(Parsed::V4),
-        Network::Ipv6 => parse_packet6(bytes, offset, wire_len).map(Parsed::V6),
+        Network::Ipv4 => parse_packet4(bytes, offset, || wire_len).map(Parsed::V4),
+        Network::Ipv6 => parse_packet6(bytes, offset, || wire_len).map(Parsed::V6),
     }
 }
 
@@ -124,7 +124,7 @@ pub fn parse_network<B: PacketBytes>(
 pub fn parse_packet4<B: PacketBytes>(
     bytes: &B,
     offset: usize,
-    wire_len: usize,
+    wire_len: impl FnOnce() -> usize,
 ) -> Result<Packet<Endpoints4>, Skip> {
     let ip = parse_ipv4(bytes, offset, wire_len)?;
     match ip.transport {
@@ -145,7 +145,7 @@ pub fn parse_packet4<B: PacketBytes>(
 pub fn parse_packet6<B: PacketBytes>(
     bytes: &B,
     offset: usize,
-    wire_len: usize,
+    wire_len: impl FnOnce() -> usize,
 ) -> Result<Packet<Endpoints6>, Skip> {
     let ip = parse_ipv6(bytes, offset, wire_len)?;
     match ip.transport {
