@@ -137,6 +137,7 @@ fn saw(text: &mut String, story: &Story, zone: &TimeZone) -> std::fmt::Result {
         let words = if agree { "says the same" } else { "says otherwise" };
         paragraph(text, "  ", &format!("The kernel's own socket {words}: {}.", kernel.ss_name()));
     }
+    paragraph(text, "  ", "(* this host's end; ? assumed: that end has not proved it yet)");
     if timeline.is_empty() {
         paragraph(text, "  ", "No segment of it is remembered: the daemon keeps only the last events.");
     } else {
@@ -236,7 +237,7 @@ fn row(text: &mut String, moment: &Moment, zone: &TimeZone) -> std::fmt::Result 
     text.truncate(text.trim_end_matches(' ').len());
     text.push('\n');
     for more in words {
-        writeln!(text, "  {:67}{more}", "")?;
+        writeln!(text, "  {:65}{more}", "")?;
     }
     Ok(())
 }
