@@ -15,6 +15,7 @@ use crate::{
     error::Result,
     logging::LogLevel,
     replay::ReplayArgs,
+    report::Severity,
 };
 
 /// Watches TCP from the wire: the state of both ends of every connection, who is stuck, and why.
@@ -39,6 +40,10 @@ pub enum Command {
     List(ListArgs),
     /// Counts per state, transitions, losses
     Stats(StatsArgs),
+    /// An anomaly or a connection in words: saw, means, owner, likely causes, what to do, how sure
+    Explain(ExplainArgs),
+    /// Whether any anomaly goes on, for cron and Nagios: exit code 3 if so
+    Check(CheckArgs),
     /// Capture files through the same machine
     Replay(ReplayArgs),
     /// Take away what a killed daemon left attached
@@ -73,7 +78,7 @@ pub struct RunArgs {
     /// How XDP is attached [default: auto]
     #[arg(long)]
     pub xdp_mode: Option<XdpMode>,
-    /// What goes to stdout [default: text]
+    /// Where events go: stdout as text or JSON lines, the systemd journal, or nowhere [default: text]
     #[arg(short, long)]
     pub output: Option<Output>,
     /// Where metrics are served, or `off` [default: 127.0.0.1:9477]
@@ -256,6 +261,41 @@ pub struct StatsArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: StatsFormat,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for help")]
+    pub socket: SocketArgs,
+}
+
+/// `tcpfsm explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A kind of anomaly, such as close_wait_stuck, or the two ends of a connection as `list` prints them; without
+    /// either, all kinds
+    #[arg(value_name = "KIND | ADDRESS:PORT ADDRESS:PORT")]
+    pub subject: Vec<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for help")]
+    pub socket: SocketArgs,
+}
+
+/// `tcpfsm check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Only this kind of anomaly; repeat for more
+    #[arg(long = "kind", value_name = "KIND", value_parser = crate::command::watch::parse_anomaly, value_delimiter = ',')]
+    pub kinds: Vec<String>,
+    /// Only from this severity on: info, warning, critical
+    #[arg(long, value_name = "SEVERITY", value_parser = crate::command::check::parse_severity, default_value = "info")]
+    pub severity: Severity,
+    /// Events as JSON lines instead of words
+    #[arg(long)]
+    pub json: bool,
+    /// Exit codes of a Nagios plugin: 1 warning, 2 critical, 3 no answer
+    #[arg(long)]
+    pub nagios: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take them for help")]
     pub socket: SocketArgs,

@@ -64,6 +64,9 @@ pub struct WallClock {
 }
 
 impl WallClock {
+    /// For times that are nanoseconds since 1970 already, as those of captures are.
+    pub const EPOCH: Self = Self { offset: 0 };
+
     /// As the clocks stand now. Take a new one now and then: wall-clock time gets adjusted.
     #[must_use]
     pub fn now() -> Self {

@@ -99,6 +99,14 @@ pub enum Error {
         /// The system's answer.
         cause: io::Error,
     },
+    /// The systemd journal does not listen.
+    #[error("the systemd journal does not listen on {}: {}", path.display(), describe(cause))]
+    Journal {
+        /// Its socket.
+        path: PathBuf,
+        /// The system's answer.
+        cause: io::Error,
+    },
     /// Nobody answers on the socket.
     #[error("no tcpfsm daemon answers on {}: {}", path.display(), describe(cause))]
     NoDaemon {
@@ -188,6 +196,9 @@ impl Error {
                 "end that daemon first, or choose another socket with --socket PATH (and --metrics)".into(),
             ),
             Self::Socket { .. } => Some("choose another place with --socket PATH".into()),
+            Self::Journal { .. } => {
+                Some("is this host run by systemd? In a container, mount that socket, or use -o jsonl".into())
+            }
             Self::NoDaemon { cause, .. } => Some(match cause.kind() {
                 io::ErrorKind::PermissionDenied => "the socket is root's: run this with sudo".into(),
                 _ => "start it: sudo tcpfsm run --iface NAME (or name its socket: --socket PATH)".into(),

@@ -2,17 +2,23 @@
 
 use std::{
     borrow::Cow,
+    cmp::Reverse,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tcpfsm_common::abi::Counters;
+use tcpfsm_common::{
+    abi::{Counters, Tap},
+    fsm::State,
+};
 
 use crate::{
-    clock::monotonic_ns,
-    config::Vantage,
+    clock::{WallClock, monotonic_ns},
+    config::{Config, Vantage},
     control::{filter::Filter, flows, protocol::Notice, server::Answers, stats::Stats},
     error::Result,
+    explain::{diagnose, story::Story, tell},
     export::{
         http,
         process::ProcessStats,
@@ -20,8 +26,9 @@ use crate::{
     },
     kernel::{counters::CounterMap, interfaces::InterfaceNames, records::FlowMaps},
     owner::{self, WhyUnowned},
-    pipeline::{Losses, Owners, SharedGauges},
-    report::{Flow, Side},
+    pipeline::{Losses, Owners, SharedGauges, anomaly, hostname},
+    report::{Body, Flow, Local, Report, SCHEMA_VERSION, Severity, Side},
+    views::flow_key,
 };
 
 /// How long one `list` may spend on finding owners.
@@ -33,14 +40,16 @@ pub struct Insight {
     maps: Arc<FlowMaps>,
     shared: SharedGauges,
     vantage: Vantage,
+    scope: u32,
     started: Instant,
 }
 
 impl Insight {
     /// Takes the maps it answers from.
     #[must_use]
-    pub fn new(counters: CounterMap, maps: Arc<FlowMaps>, shared: SharedGauges, vantage: Vantage) -> Self {
-        Self { counters, maps, shared, vantage, started: Instant::now() }
+    pub fn new(counters: CounterMap, maps: Arc<FlowMaps>, shared: SharedGauges, config: &Config) -> Self {
+        let Config { vantage, scope, .. } = *config;
+        Self { counters, maps, shared, vantage, scope, started: Instant::now() }
     }
 
     /// The kernel's counters now.
@@ -53,10 +62,16 @@ impl Insight {
 
     /// What was lost in userspace, by where.
     #[must_use]
-    pub fn losses(&self) -> [(&'static str, u64); 4] {
-        let Losses { queue, stdout, watchers, malformed } = &self.shared.losses;
-        [("queue", queue), ("stdout", stdout), ("watchers", watchers), ("malformed", malformed)]
-            .map(|(place, counter)| (place, Losses::get(counter)))
+    pub fn losses(&self) -> [(&'static str, u64); 5] {
+        let Losses { queue, stdout, watchers, journal, malformed } = &self.shared.losses;
+        let places = [
+            ("queue", queue),
+            ("stdout", stdout),
+            ("watchers", watchers),
+            ("journal", journal),
+            ("malformed", malformed),
+        ];
+        places.map(|(place, counter)| (place, Losses::get(counter)))
     }
 
     fn scrape(&self) -> Result<Scrape> {
@@ -76,6 +91,10 @@ impl http::Metrics for Insight {
     }
 }
 
+fn name_of(names: &mut InterfaceNames, index: u32) -> Cow<'static, str> {
+    if index == 0 { Cow::Borrowed("") } else { names.name(index).to_string().into() }
+}
+
 impl Answers for Insight {
     fn flows(&self, filter: &Filter, write: &mut dyn FnMut(&str) -> bool) -> Result<u64> {
         let now = monotonic_ns();
@@ -88,11 +107,8 @@ impl Answers for Insight {
             if !listening {
                 return;
             }
-            let mut name = |index| match index {
-                0 => Cow::Borrowed(""),
-                index => names.name(index).to_string().into(),
-            };
-            let mut line = flows::line(&key, record, now, |address| owners.is_local(address), &mut name);
+            let name = |index| name_of(&mut names, index);
+            let mut line = flows::line(&key, record, now, |address| owners.is_local(address), name);
             if !filter.wants_flow(&line) {
                 return;
             }
@@ -114,6 +130,67 @@ impl Answers for Insight {
             write(&json);
         }
         Ok(count)
+    }
+
+    fn anomalies(&self, filter: &Filter) -> Vec<Report> {
+        let mut names = InterfaceNames::default();
+        let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
+        let (clock, host) = (WallClock::now(), hostname());
+        let mut reports: Vec<Report> = (self.shared.gauges().active.iter().zip(1..))
+            .map(|(finding, seq)| {
+                let body = anomaly(finding, &mut owners, name_of(&mut names, finding.oldest.ifindex), clock);
+                Report {
+                    v: SCHEMA_VERSION,
+                    seq,
+                    ts: clock.at(finding.time),
+                    host: host.clone(),
+                    body: Body::Anomaly(body),
+                }
+            })
+            .filter(|report| filter.wants_event(&report.body))
+            .collect();
+        reports.sort_by_key(|report| match &report.body {
+            Body::Anomaly(anomaly) => (Reverse(anomaly.severity), Reverse(anomaly.count), anomaly.first_seen),
+            // None here.
+            Body::Transition(_) | Body::ConnClosed(_) => (Reverse(Severity::Info), Reverse(0), report.ts),
+        });
+        reports
+    }
+
+    fn story(&self, ends: [SocketAddr; 2]) -> Result<Option<Story>> {
+        let [one, other] = ends;
+        let Some((key, _)) = flow_key(one, other, self.scope) else { return Ok(None) };
+        let events = self.shared.history.of(&key);
+        let (now, clock) = (monotonic_ns(), WallClock::now());
+        let found = match self.maps.find(&key)? {
+            Some(record) => {
+                let mut story = tell::flow(&key, &record, &events, now, clock);
+                let taps = record.shared.tap.map(|tap| Tap(tap).ifindex());
+                let index = taps.into_iter().find(|&index| index != 0).unwrap_or(0);
+                story.iface = name_of(&mut InterfaceNames::default(), index);
+                Some(story)
+            }
+            None => tell::past(&events, now, clock),
+        };
+        let Some(mut story) = found else { return Ok(None) };
+        let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
+        let (orig, resp) = (story.orig, story.resp);
+        story.local = Local::of(owners.is_local(orig.ip()), owners.is_local(resp.ip()));
+        let flow = Flow { orig, resp, iface: Cow::Borrowed(""), local: story.local };
+        let found = owners.owner(&flow, Side::Resp, [story.orig_end.state, story.resp_end.state]);
+        (story.proc, story.unowned, story.kernel_state) = (found.proc, found.unowned, found.kernel_state);
+        story.anomalies = diagnose(&story);
+        // Thresholds are set by whoever runs the daemon: what it has raised counts too.
+        for finding in self.shared.gauges().active {
+            let end = story.end(finding.oldest.side);
+            let concerned = finding.oldest.service == resp
+                && finding.oldest.state == end.state
+                && end.state != State::Established;
+            if concerned && !story.anomalies.contains(&finding.kind) {
+                story.anomalies.push(finding.kind);
+            }
+        }
+        Ok(Some(story))
     }
 
     fn stats(&self) -> Result<Stats> {

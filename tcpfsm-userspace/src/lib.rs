@@ -11,6 +11,7 @@
 //! report/    what leaves the pipeline: schema version 1
 //! export/    reports and counters to text, JSON lines, Prometheus, HTTP
 //! replay/    capture files through the same machine; Zeek's summary beside it
+//! explain/   what anomalies and single connections mean, and what to do
 //! control/   the Unix socket, both ends              insight.rs answers from maps and gauges
 //! ```
 
@@ -22,6 +23,7 @@ pub mod config;
 pub mod control;
 pub mod detect;
 pub mod error;
+pub mod explain;
 pub mod export;
 pub mod host;
 pub mod insight;

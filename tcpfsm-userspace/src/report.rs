@@ -363,18 +363,19 @@ pub mod optional_state_name {
     }
 }
 
-mod direction_name {
+/// A direction by its name, or null.
+pub(crate) mod direction_name {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};
     use tcpfsm_common::flow::Direction;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         direction: &Option<Direction>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         direction.map(Direction::name).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Direction>, D::Error> {
         match Option::<String>::deserialize(deserializer)?.as_deref() {

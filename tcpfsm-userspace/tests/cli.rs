@@ -57,7 +57,7 @@ fn without_a_daemon_the_clients_say_how_to_start_it() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("none.sock");
     let socket = socket.to_str().unwrap();
-    for command in ["watch", "list", "stats"] {
+    for command in ["watch", "list", "stats", "check"] {
         fails(&[command, "--socket", socket], 1, &["no tcpfsm daemon", socket, "sudo tcpfsm run --iface"]);
     }
 }
@@ -88,7 +88,12 @@ fn completions_and_manual_know_the_subcommands() {
     }
     let man = tcpfsm(&["man"]);
     let page = text(&man.stdout);
-    assert!(man.status.success() && page.contains(".TH tcpfsm") && page.contains(".SH RUN"), "{page:.200}");
+    assert!(
+        man.status.success()
+            && page.contains(".TH tcpfsm")
+            && [".SH RUN", ".SH EXPLAIN", ".SH CHECK"].iter().all(|part| page.contains(part)),
+        "{page:.200}"
+    );
 }
 
 #[test]

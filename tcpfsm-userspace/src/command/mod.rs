@@ -1,7 +1,9 @@
 //! The subcommands, one per file.
 
+pub mod check;
 mod config;
 mod detach;
+mod explain;
 mod list;
 mod manual;
 mod replay;
@@ -11,12 +13,19 @@ pub mod watch;
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
 use crate::{
     cli::{Cli, Command},
+    control::{
+        client::{Answer, Conversation},
+        filter::Filter,
+        protocol::{Notice, Request, What},
+    },
     error::{Error, Result},
+    report::Report,
 };
 
 /// Runs a subcommand.
@@ -29,11 +38,27 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Watch(args) => watch::watch(args),
         Command::List(args) => list::list(args),
         Command::Stats(args) => stats::stats(args),
+        Command::Explain(args) => explain::explain(args),
+        Command::Check(args) => check::check(args),
         Command::Replay(args) => replay::replay(&args),
         Command::Detach(args) => detach::detach(args),
         Command::Config(command) => config::config(command),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),
+    }
+}
+
+/// The anomalies that go on, as the daemon has them.
+fn anomalies(socket: &Path, filter: Filter) -> Result<Vec<Report>> {
+    let mut conversation = Conversation::start(socket, &Request::new(What::Anomalies, filter))?;
+    let mut found = Vec::new();
+    loop {
+        match conversation.next_answer()? {
+            Some(Answer::Item(line)) => found.push(Answer::parse(line)?),
+            Some(Answer::Notice(Notice::End(_))) => return Ok(found),
+            Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_) | Notice::Note(_))) => {}
+            None => return Err(Error::HungUp),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `tcpfsm run`: the daemon, from the command line to the last summary.
 
 use std::{
+    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
@@ -20,10 +21,14 @@ use tracing::{debug, info, warn};
 use crate::{
     BPF_OBJECT,
     cli::RunArgs,
-    config::{Config, Metrics, Vantage},
+    config::{Config, Metrics, Output, Vantage},
     control::server::{ControlSocket, Office, check_free},
     error::{Error, Result},
-    export::{http, stdout},
+    export::{
+        http,
+        journal::{self, JournalSink, Which},
+        stdout,
+    },
     host::Host,
     insight::Insight,
     kernel::{
@@ -90,7 +95,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }
 
     let shared = SharedGauges::default();
-    let insight = Arc::new(Insight::new(counters, Arc::clone(&maps), Arc::clone(&shared), config.vantage));
+    let insight = Arc::new(Insight::new(counters, Arc::clone(&maps), Arc::clone(&shared), &config));
     let (events, _) = broadcast::channel(WATCH_QUEUE);
     // Events wait in the ring until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
@@ -100,7 +105,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;
     let (sink, stdout_thread) = match printing {
         Some((sink, thread)) => (Some(Box::new(sink) as Box<dyn Sink>), Some(thread)),
-        None => (None, None),
+        None => (journal(config.output, &shared)?, None),
     };
     let host = owner::lookup(config.vantage);
     if let Some(reason) = host.degraded() {
@@ -143,6 +148,17 @@ async fn serve(config: Config) -> Result<ExitCode> {
         Ending::Requested => Ok(ExitCode::SUCCESS),
         Ending::InterfacesGone(names) => Err(Error::InterfacesGone { names }),
     }
+}
+
+/// The journal, where it is asked for.
+fn journal(output: Output, shared: &SharedGauges) -> Result<Option<Box<dyn Sink>>> {
+    let which = match output {
+        Output::Journal => Which::Anomalies,
+        Output::JournalAll => Which::All,
+        Output::Text | Output::Jsonl | Output::None => return Ok(None),
+    };
+    let sink = JournalSink::open(Path::new(journal::SOCKET), which, Arc::clone(shared))?;
+    Ok(Some(Box::new(sink)))
 }
 
 fn watched(attachments: &[attach::Attachment]) -> Vec<Watched> {

@@ -31,6 +31,17 @@ pub fn parse_kind(text: &str) -> Result<String, String> {
     if kinds.contains(&wanted.as_str()) { Ok(wanted) } else { Err(format!("there are {}", kinds.join(", "))) }
 }
 
+/// Parses a kind of anomaly.
+///
+/// # Errors
+/// Names the kinds there are.
+pub fn parse_anomaly(text: &str) -> Result<String, String> {
+    text.parse::<AnomalyKind>().map(|kind| kind.name().to_owned()).map_err(|_| {
+        let names: Vec<&str> = AnomalyKind::ALL.into_iter().map(AnomalyKind::name).collect();
+        format!("there are {}", names.join(", "))
+    })
+}
+
 pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
     let WatchArgs { filter, kinds, output, socket } = args;
     let request = Request::new(What::Watch, filter.filter(kinds));
@@ -82,6 +93,8 @@ mod tests {
     fn kinds_in_either_spelling() {
         assert_eq!(parse_kind("conn-closed"), Ok("conn_closed".into()));
         assert_eq!(parse_kind("HALF_OPEN"), Ok("half_open".into()));
+        assert_eq!(parse_anomaly("half-open"), Ok("half_open".into()));
+        assert!(parse_anomaly("transition").unwrap_err().contains("half_open"));
         assert!(parse_kind("weather").unwrap_err().contains("transition"));
     }
 }

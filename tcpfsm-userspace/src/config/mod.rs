@@ -80,6 +80,11 @@ pub enum Output {
     Text,
     /// A JSON object per line, schema version 1.
     Jsonl,
+    /// Nothing, but anomalies go into the systemd journal, with fields.
+    Journal,
+    /// Nothing, but every event goes into the systemd journal.
+    #[serde(rename = "journal-all")]
+    JournalAll,
     /// Nothing.
     None,
 }

@@ -46,7 +46,8 @@ metrics = "{metrics}"
 # The control socket, mode 0660: `tcpfsm watch`, `list` and `stats` use it.
 socket = "{socket}"
 
-# What goes to stdout: text, jsonl (schema version 1) or none.
+# Where events go: to stdout as text or jsonl (schema version 1), to the systemd journal (journal: anomalies only,
+# journal-all: every event), or nowhere: none.
 output = "text"
 
 # What goes to stderr: error, warn, info, debug (the verifier's words too), trace.

@@ -4,6 +4,8 @@
 //!   {"v":1,"request":"watch","filter":{…}}   ─►  live events, one per line, until somebody hangs up
 //!   {"v":1,"request":"list","filter":{…}}    ─►  one flow per line, then {"end":…}
 //!   {"v":1,"request":"stats"}                ─►  one line
+//!   {"v":1,"request":"anomalies"}            ─►  one event per anomaly that goes on, then {"end":…}
+//!   {"v":1,"request":"explain","flow":[…]}   ─►  one line: the story of a flow
 //!                                                {"error":"…"} where the answer is no
 //! ```
 //!

@@ -21,13 +21,22 @@ pub struct Request {
     /// What of it.
     #[serde(default)]
     pub filter: Filter,
+    /// Which flow, by its two ends in any order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<[SocketAddr; 2]>,
 }
 
 impl Request {
     /// In this version's schema.
     #[must_use]
     pub const fn new(request: What, filter: Filter) -> Self {
-        Self { v: SCHEMA_VERSION, request, filter }
+        Self { v: SCHEMA_VERSION, request, filter, flow: None }
+    }
+
+    /// Asks for everything known of one flow.
+    #[must_use]
+    pub fn explain(flow: [SocketAddr; 2]) -> Self {
+        Self { flow: Some(flow), ..Self::new(What::Explain, Filter::default()) }
     }
 }
 
@@ -41,6 +50,10 @@ pub enum What {
     List,
     /// Counts and losses.
     Stats,
+    /// The anomalies that go on.
+    Anomalies,
+    /// Everything known of one flow.
+    Explain,
 }
 
 /// A line that is no event: the server's own words.

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    explain::story::Story,
     export::jsonl,
     pipeline::{Losses, SharedGauges},
     report::{Report, SCHEMA_VERSION},
@@ -57,6 +59,15 @@ pub trait Answers: Send + Sync + 'static {
     /// # Errors
     /// The kernel's counters cannot be read.
     fn stats(&self) -> Result<Stats>;
+
+    /// The anomalies that go on and match.
+    fn anomalies(&self, filter: &Filter) -> Vec<Report>;
+
+    /// Everything known of the flow between these two ends; `None` where there is none.
+    ///
+    /// # Errors
+    /// The kernel's maps cannot be read.
+    fn story(&self, ends: [SocketAddr; 2]) -> Result<Option<Story>>;
 }
 
 /// The socket; its file goes away with it.
@@ -167,6 +178,11 @@ impl Office {
             What::Watch => self.watch(&request.filter, reader.into_inner().into_inner(), writer).await,
             What::List => self.list(request.filter, &mut writer).await,
             What::Stats => self.stats(&mut writer).await,
+            What::Anomalies => self.anomalies(request.filter, &mut writer).await,
+            What::Explain => match request.flow {
+                Some(ends) => self.explain(ends, &mut writer).await,
+                None => refuse(&mut writer, "explain needs a flow").await,
+            },
         }
     }
 
@@ -248,6 +264,29 @@ impl Office {
         walk.await.map_err(io::Error::other)
     }
 
+    async fn anomalies(&self, filter: Filter, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+        let answers = Arc::clone(&self.answers);
+        let found = tokio::task::spawn_blocking(move || answers.anomalies(&filter)).await;
+        let found = found.map_err(io::Error::other)?;
+        let mut text = String::new();
+        found.iter().for_each(|report| jsonl::write(&mut text, report));
+        text.push_str(&notice(&Notice::End(found.len() as u64)));
+        write(writer, &text).await
+    }
+
+    async fn explain(&self, ends: [SocketAddr; 2], writer: &mut OwnedWriteHalf) -> io::Result<()> {
+        let answers = Arc::clone(&self.answers);
+        let story = tokio::task::spawn_blocking(move || answers.story(ends)).await;
+        match story.map_err(io::Error::other)? {
+            Ok(Some(story)) => write(writer, &(serde_json::to_string(&story)? + "\n")).await,
+            Ok(None) => {
+                let [one, other] = ends;
+                refuse(writer, &format!("nothing is known of a connection between {one} and {other}")).await
+            }
+            Err(error) => refuse(writer, &error.to_string()).await,
+        }
+    }
+
     async fn stats(&self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
         let answers = Arc::clone(&self.answers);
         let stats = tokio::task::spawn_blocking(move || answers.stats()).await.map_err(io::Error::other)?;
@@ -293,6 +332,14 @@ mod tests {
 
         fn stats(&self) -> Result<Stats> {
             Ok(Stats { v: 1, flows: 7, ..Stats::default() })
+        }
+
+        fn anomalies(&self, _: &Filter) -> Vec<Report> {
+            Vec::new()
+        }
+
+        fn story(&self, _: [SocketAddr; 2]) -> Result<Option<Story>> {
+            Ok(None)
         }
     }
 
@@ -359,6 +406,7 @@ mod tests {
                 ask(path, r#"{"v":1,"request":"list","filter":{}}"#).lines().map(Result::unwrap).collect();
             assert_eq!(lines.len(), 10_001);
             assert_eq!(lines[10_000], r#"{"end":10000}"#);
+            assert_eq!(next(&mut ask(path, r#"{"v":1,"request":"anomalies"}"#)), "{\"end\":0}\n");
         });
     }
 
@@ -369,6 +417,8 @@ mod tests {
                 ("hello", "makes no sense"),
                 (r#"{"v":2,"request":"stats"}"#, "speaks schema 1"),
                 (r#"{"v":1,"request":"list","filter":{"state":1}}"#, "unknown field"),
+                (r#"{"v":1,"request":"explain"}"#, "needs a flow"),
+                (r#"{"v":1,"request":"explain","flow":["10.0.0.1:1","10.0.0.2:2"]}"#, "nothing is known"),
             ] {
                 let answer = next(&mut ask(path, line));
                 assert!(answer.starts_with("{\"error\":") && answer.contains(words), "{answer}");

@@ -1,6 +1,7 @@
 //! What people and machines read: one format per file.
 
 pub mod http;
+pub mod journal;
 pub mod jsonl;
 pub mod owner;
 pub mod process;

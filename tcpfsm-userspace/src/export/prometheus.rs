@@ -37,7 +37,7 @@ pub struct Scrape {
     /// Capacity of each flow map.
     pub capacities: [u32; 4],
     /// What was lost in userspace, by place.
-    pub lost: [(&'static str, u64); 4],
+    pub lost: [(&'static str, u64); 5],
     /// This process.
     pub process: ProcessStats,
 }
@@ -371,7 +371,7 @@ mod tests {
                 ..Gauges::default()
             },
             capacities: [262_144, 131_072, 65_536, 32_768],
-            lost: [("queue", 0), ("stdout", 0), ("watchers", 0), ("malformed", 0)],
+            lost: [("queue", 0), ("stdout", 0), ("watchers", 0), ("journal", 0), ("malformed", 0)],
             process: ProcessStats::default(),
         }
     }

@@ -58,7 +58,7 @@ pub fn start(
     closed: Arc<Notify>,
 ) -> Result<Option<(StdoutSink, JoinHandle<()>)>> {
     let (format, header) = match output {
-        Output::None => return Ok(None),
+        Output::None | Output::Journal | Output::JournalAll => return Ok(None),
         Output::Jsonl => (Format::Jsonl, String::new()),
         Output::Text => {
             let lines = TextLines::new(Width::Table);

@@ -34,7 +34,7 @@ const NAMES: [&str; 18] = [
 ];
 
 /// What the event meant to `end`, which went from `from` to `to`.
-pub(super) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to: State) -> &'static str {
+pub(crate) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to: State) -> &'static str {
     let facts = event.fact_set();
     let flags = event.tcp_flags();
     let sent_it = event.sender_end() == end;
@@ -132,7 +132,7 @@ fn is_rollback(before: Verdict, end: End, to: State) -> bool {
 
 /// Flags as letters, in the order S F R P A U E C.
 #[must_use]
-pub(super) fn flag_letters(flags: TcpFlags) -> Cow<'static, str> {
+pub(crate) fn flag_letters(flags: TcpFlags) -> Cow<'static, str> {
     const LETTERS: [(u16, char); 8] = [
         (TcpFlags::SYN, 'S'),
         (TcpFlags::FIN, 'F'),

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::{
     gauges::{Attached, Losses, SharedGauges},
+    history::Page,
     publish::Publisher,
     translate::{addresses, side_of, steps},
 };
@@ -183,6 +184,7 @@ impl Engine {
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
+            let mut page = Page::default();
             let Self { ring, detectors, mismatches, request, shared, .. } = self;
             let count = ring.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
@@ -191,12 +193,14 @@ impl Engine {
                         steps(&observation.event)
                             .for_each(|step| mismatches.left(&observation.event.key(), step.end));
                     }
+                    page.note(&observation);
                     if wanted {
                         batch.push(observation);
                     }
                 }
                 Err(live::Malformed) => Losses::add(&shared.losses.malformed, 1),
             });
+            self.shared.history.add(page);
             self.publisher.events(batch);
             any |= count > 0;
             if count < BATCH {
@@ -266,6 +270,12 @@ impl Engine {
             }
             for finding in findings.iter().filter(|finding| finding.phase == Phase::Start) {
                 gauges.anomalies_total[finding.kind as usize] += 1;
+            }
+            for finding in &findings {
+                gauges.active.retain(|known| !known.is_same(finding));
+                if finding.phase != Phase::End {
+                    gauges.active.push(*finding);
+                }
             }
         });
         debug!(

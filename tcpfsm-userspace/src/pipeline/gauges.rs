@@ -12,7 +12,12 @@ use tcpfsm_common::abi::{Hook, SweepReport};
 
 use tokio::sync::Notify;
 
-use crate::{detect::AnomalyKind, kernel::sweep::SweepReports, views::ViewCounts};
+use super::history::History;
+use crate::{
+    detect::{AnomalyKind, Finding},
+    kernel::sweep::SweepReports,
+    views::ViewCounts,
+};
 
 /// A sweep younger than this is good enough for whoever asks.
 const FRESH: Duration = Duration::from_secs(1);
@@ -35,6 +40,8 @@ pub struct Gauges {
     pub anomalies_active: [u64; AnomalyKind::ALL.len()],
     /// Anomalies that began so far.
     pub anomalies_total: [u64; AnomalyKind::ALL.len()],
+    /// The anomalies that go on, as last reported.
+    pub active: Vec<Finding>,
     /// What is attached where.
     pub attached: Vec<Attached>,
     /// Comparisons with the host's own sockets.
@@ -73,6 +80,8 @@ pub struct Losses {
     pub stdout: AtomicU64,
     /// Reports that watchers were too slow for.
     pub watchers: AtomicU64,
+    /// Entries that the journal did not take.
+    pub journal: AtomicU64,
     /// Ring records that could not be read.
     pub malformed: AtomicU64,
 }
@@ -96,6 +105,8 @@ pub struct Shared {
     gauges: Mutex<Gauges>,
     changed: Condvar,
     sweep_wanted: Notify,
+    /// The last events, for explanations.
+    pub history: History,
     /// What was lost.
     pub losses: Losses,
     /// Reports made so far.

@@ -7,17 +7,26 @@
 //!               translate.rs, cause.rs: the pure part; owners.rs: the asking part
 //! ```
 
+mod anomaly;
 mod cause;
 mod engine;
 mod gauges;
+mod history;
 mod owners;
 mod publish;
 #[cfg(test)]
 pub(crate) mod synthetic;
 mod translate;
 
+pub(crate) use anomaly::anomaly;
 pub use engine::{Background, Ending, Engine};
 pub use gauges::{Attached, Gauges, Losses, Shared, SharedGauges};
+pub use history::{History, Page};
 pub use owners::Owners;
+pub(crate) use publish::hostname;
 pub use publish::{Publisher, Sink, start as start_publisher};
 pub use translate::{Step, orientation, steps};
+pub(crate) use {
+    cause::{flag_letters, why},
+    translate::side_of,
+};

@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tcpfsm_common::fsm::State;
 use tokio::sync::broadcast;
 
 use super::{
+    anomaly::anomaly,
     gauges::{Losses, SharedGauges},
     owners::Owners,
     translate::{addresses, conn_closed, orientation, steps, transition},
@@ -24,8 +24,8 @@ use crate::{
     detect::Finding,
     error::{Error, Result},
     kernel::interfaces::InterfaceNames,
-    owner::{OwnerLookup, Ownership},
-    report::{Anomaly, Body, Flow, Report, SCHEMA_VERSION, Side},
+    owner::OwnerLookup,
+    report::{Body, Flow, Report, SCHEMA_VERSION, Side},
     source::live::Observation,
 };
 
@@ -118,7 +118,8 @@ pub fn start(
     Ok((Publisher { queue, shared, watchers, has_sink }, thread))
 }
 
-fn hostname() -> Cow<'static, str> {
+/// The name of this host, for reports.
+pub(crate) fn hostname() -> Cow<'static, str> {
     rustix::system::uname().nodename().to_string_lossy().into_owned().into()
 }
 
@@ -183,36 +184,9 @@ impl Press {
     }
 
     fn anomaly(&mut self, finding: &Finding) {
-        let &Finding { kind, phase, severity, count, peak, first_seen, time, oldest } = finding;
-        let ends = [oldest.end, oldest.end.other()].map(|end| oldest.key.socket_addr(end));
-        let [orig, resp] = match oldest.side {
-            Side::Orig => ends,
-            Side::Resp => [ends[1], ends[0]],
-        };
-        let flow =
-            Flow { orig, resp, iface: self.iface(oldest.ifindex), local: self.owners.local(orig, resp) };
-        // Only this host's own stuck end has an owner here; the other end's program is elsewhere.
-        let own = flow.local.is_some_and(|local| local.includes(oldest.side));
-        let Ownership { proc, unowned, .. } =
-            if own { self.owners.owner(&flow, oldest.side, [oldest.state; 2]) } else { Ownership::default() };
-        let kernel_state = self.owners.kernel_state(&flow, oldest.side);
-        let body = Body::Anomaly(Anomaly {
-            flow,
-            side: oldest.side,
-            anomaly: kind,
-            phase,
-            severity,
-            service: oldest.service,
-            count,
-            peak,
-            first_seen: self.clock.at(first_seen),
-            oldest_ns: time.saturating_sub(oldest.since),
-            state: oldest.state,
-            kernel_state: kernel_state.map(State::name).map(Cow::Borrowed),
-            proc,
-            unowned,
-        });
-        self.publish(self.clock.at(time), body);
+        let iface = self.iface(finding.oldest.ifindex);
+        let body = Body::Anomaly(anomaly(finding, &mut self.owners, iface, self.clock));
+        self.publish(self.clock.at(finding.time), body);
     }
 
     fn iface(&mut self, index: u32) -> Cow<'static, str> {
@@ -239,7 +213,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        owner::Proc,
+        owner::{Ownership, Proc},
         pipeline::synthetic::{Conversation, ORIG},
     };
 

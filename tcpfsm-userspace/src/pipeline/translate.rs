@@ -52,7 +52,7 @@ pub fn orientation(verdict: Verdict) -> [End; 2] {
 }
 
 /// The role of an end.
-pub(super) fn side_of(verdict: Verdict, end: End) -> Side {
+pub(crate) fn side_of(verdict: Verdict, end: End) -> Side {
     if verdict.originator() == end { Side::Orig } else { Side::Resp }
 }
 

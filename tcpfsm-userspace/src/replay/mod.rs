@@ -5,6 +5,7 @@
 //!        ─► decode.rs (link.rs, fragments.rs) ─► tcpfsm_common::packet   segments
 //!        ─► tracker.rs ─► tcpfsm_common::fsm                states of both ends
 //!                      └► zeek/                             connections, conn_state, history
+//!                      └► tale.rs                           what --explain tells (explain/)
 //!        ─► output.rs                                       table or JSON lines
 //! ```
 //!
@@ -19,6 +20,7 @@ mod link;
 mod output;
 mod pcap;
 mod pcapng;
+mod tale;
 mod time;
 mod tracker;
 mod zeek;
@@ -41,7 +43,7 @@ use self::{
     capture::{Capture, CaptureError},
     decode::{Decoder, Said},
     output::Lines,
-    tracker::{Tracker, Want},
+    tracker::{Summary, Tracker, Want},
     zeek::Packet,
 };
 
@@ -59,6 +61,9 @@ pub struct ReplayArgs {
     /// One line per packet instead of one per connection.
     #[arg(long)]
     pub per_packet: bool,
+    /// Explain each connection: what was seen, what it means, what it comes from, what to do.
+    #[arg(long, conflicts_with = "per_packet")]
+    pub explain: bool,
     /// Say on standard error how many packets were read, and how many were not TCP and why.
     #[arg(long)]
     pub stats: bool,
@@ -70,7 +75,11 @@ pub struct ReplayArgs {
 /// Only where `out` cannot be written.
 pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut lines = Lines::new(out, args.output);
-    let want = if args.per_packet { Want::Packets } else { Want::Connections };
+    let want = match (args.per_packet, args.explain) {
+        (true, _) => Want::Packets,
+        (false, true) => Want::Stories,
+        (false, false) => Want::Connections,
+    };
     let mut code = ExitCode::SUCCESS;
     for file in &args.files {
         match replay_file(file, want, &mut lines) {
@@ -166,9 +175,7 @@ fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> R
         eprintln!("tcpfsm: warning: {name}: frames of link type {link} are not understood and were skipped");
     }
     tracker.end();
-    for summary in tracker.finished() {
-        lines.connection(&summary)?;
-    }
+    finished(tracker.finished(), lines)?;
     Ok(counts)
 }
 
@@ -194,8 +201,16 @@ fn observe(
     {
         lines.packet(number, time, &sighting)?;
     }
-    for summary in tracker.finished() {
-        lines.connection(&summary)?;
+    finished(tracker.finished(), lines)
+}
+
+/// Connections that are over: their stories where they were wanted, else their lines.
+fn finished(over: impl Iterator<Item = Summary>, lines: &mut Lines<'_>) -> io::Result<()> {
+    for summary in over {
+        match &summary.story {
+            Some(story) => lines.story(story)?,
+            None => lines.connection(&summary)?,
+        }
     }
     Ok(())
 }

@@ -2,13 +2,17 @@
 
 use std::io::{self, Write};
 
+use jiff::tz::TimeZone;
 use tcpfsm_common::{fact::Facts, flow::Direction, segment::TcpFlags};
 
 use super::{
     time::write_rfc3339,
     tracker::{Sighting, Summary},
 };
-use crate::community_id;
+use crate::{
+    community_id,
+    explain::{render, story::Story},
+};
 
 /// Bytes gathered before they are written.
 const FLUSH_AT: usize = 1 << 16;
@@ -85,6 +89,24 @@ impl<'a> Lines<'a> {
         self.flush_if_full()
     }
 
+    /// One connection, explained.
+    pub(super) fn story(&mut self, story: &Story) -> io::Result<()> {
+        match self.format {
+            Format::Jsonl => {
+                serde_json::to_writer(&mut self.buffer, story)?;
+                self.buffer.push(b'\n');
+            }
+            Format::Table => {
+                if self.headed {
+                    writeln!(self.buffer, "\n{}\n", "-".repeat(96))?;
+                }
+                self.buffer.extend_from_slice(render::story(story, &TimeZone::UTC).as_bytes());
+            }
+        }
+        self.headed = true;
+        self.flush_if_full()
+    }
+
     fn flush_if_full(&mut self) -> io::Result<()> {
         if self.buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
     }
@@ -118,7 +140,8 @@ fn packet_json(line: &mut Vec<u8>, number: u64, time: i64, sighting: &Sighting) 
 }
 
 fn connection_json(line: &mut Vec<u8>, summary: &Summary) -> io::Result<()> {
-    let Summary { orig, resp, first, last, states, packets, bytes, conn_state, history, facts } = summary;
+    let Summary { orig, resp, first, last, states, packets, bytes, conn_state, history, facts, story: _ } =
+        summary;
     write!(line, "{{\"orig\":\"{orig}\",\"resp\":\"{resp}\"")?;
     line.extend_from_slice(b",\"first_ts\":\"");
     write_rfc3339(line, *first)?;
@@ -165,7 +188,8 @@ fn packet_row(line: &mut Vec<u8>, number: u64, time: i64, sighting: &Sighting) -
 }
 
 fn connection_row(line: &mut Vec<u8>, summary: &Summary) -> io::Result<()> {
-    let Summary { orig, resp, first, last, states, packets, bytes, conn_state, history, facts } = summary;
+    let Summary { orig, resp, first, last, states, packets, bytes, conn_state, history, facts, story: _ } =
+        summary;
     write_rfc3339(line, *first)?;
     let mut duration = Vec::new();
     seconds(&mut duration, last.saturating_sub(*first))?;

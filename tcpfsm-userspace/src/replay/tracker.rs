@@ -12,7 +12,11 @@ use tcpfsm_common::{
     segment::TcpFlags,
 };
 
-use super::zeek::{Alarm, Connection, Packet, Timers};
+use super::{
+    tale::{Before, Tale},
+    zeek::{Alarm, Connection, Packet, Timers},
+};
+use crate::explain::story::Story;
 
 /// Flows in the table before it is first swept.
 const FIRST_SWEEP: usize = 1 << 16;
@@ -46,6 +50,8 @@ pub(super) struct Summary {
     pub(super) conn_state: &'static str,
     pub(super) history: String,
     pub(super) facts: Facts,
+    /// Where it was wanted.
+    pub(super) story: Option<Box<Story>>,
 }
 
 /// What is wanted of a capture.
@@ -55,6 +61,8 @@ pub(super) enum Want {
     Packets,
     /// Only the connections.
     Connections,
+    /// The connections, explained.
+    Stories,
 }
 
 /// The flows of a capture.
@@ -84,6 +92,7 @@ struct Open {
     first: i64,
     last: i64,
     facts: Facts,
+    tale: Option<Tale>,
 }
 
 impl Tracker {
@@ -111,18 +120,22 @@ impl Tracker {
         let Packet { sender, segment, time, .. } = packet;
         self.tick(time);
         let slot = self.slot(key, time);
-        if self.want == Want::Connections {
+        if self.want != Want::Packets {
             self.begin(slot, packet, number);
         }
         let Some(flow) = self.flows.get_mut(slot as usize) else { return unseen(key, packet) };
         let now = monotonic(time);
         flow.settle_silence(now);
+        let before = Before::of(&flow.record);
         let facts = advance(&mut flow.record, sender, segment, now, Config::default()).0.facts;
         if let Some(open) = &mut flow.connection {
             let mut alarm = Alarm { timers: &mut self.timers, slot, now: self.clock };
             open.zeek.observe(packet, &mut alarm);
             open.last = open.last.max(time);
             open.facts.0 |= facts.0;
+            if let Some(tale) = &mut open.tale {
+                tale.segment(number, &key, &flow.record, before, (sender, segment, facts, now));
+            }
         }
         sighting(key, flow.record.shared.verdict, sender, segment.flags, facts)
     }
@@ -140,6 +153,7 @@ impl Tracker {
         let flow = self.flows.get_mut(slot as usize)?;
         let now = monotonic(time);
         flow.settle_silence(now);
+        let earlier = Before::of(&flow.record);
         let shared = &mut flow.record.shared;
         let before = Verdict(shared.verdict);
         let own = &flow.record.sent[quoted as usize & 1];
@@ -153,6 +167,9 @@ impl Tracker {
         }
         if let Some(open) = &mut flow.connection {
             open.facts.0 |= step.facts.0;
+            if let Some(tale) = &mut open.tale {
+                tale.icmp(&key, &flow.record, earlier, (quoted, step.facts, now));
+            }
         }
         // It came to the end whose segment it quotes.
         let from = quoted.other();
@@ -232,13 +249,16 @@ impl Tracker {
             first: packet.time,
             last: packet.time,
             facts: Facts::default(),
+            tale: (self.want == Want::Stories).then(Tale::default),
         }));
     }
 
     /// Ends a flow's connection; the flow itself stays for the machine.
     fn finish(&mut self, slot: u32) {
         let Some(flow) = self.flows.get_mut(slot as usize) else { return };
-        let Some(open) = flow.connection.take() else { return };
+        let Some(mut open) = flow.connection.take() else { return };
+        let now = monotonic(self.clock.max(open.last));
+        let story = open.tale.take().map(|tale| Box::new(tale.end(&flow.key, &flow.record, now)));
         let orig = open.zeek.originator();
         let ends = [orig, orig.other()];
         let verdict = Verdict(flow.record.shared.verdict);
@@ -254,6 +274,7 @@ impl Tracker {
             conn_state: open.zeek.conn_state(),
             history: open.zeek.history().to_owned(),
             facts: open.facts,
+            story,
         });
     }
 

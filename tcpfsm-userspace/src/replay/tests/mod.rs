@@ -304,6 +304,7 @@ fn an_unreadable_file_does_not_stop_the_others() {
     let args = super::ReplayArgs {
         files: vec![dir.path().join("absent.pcap"), dir.path().to_path_buf(), good],
         output: Format::Jsonl,
+        explain: false,
         per_packet: false,
         stats: false,
     };
@@ -330,4 +331,78 @@ proptest! {
         prop_assert_eq!(packets, steps.len() as u64, "every packet belongs to one connection");
         prop_assert_eq!(output(&file, Want::Packets, Format::Jsonl).lines().count(), steps.len());
     }
+}
+
+/// A client that closes, a server that does not: 90 seconds of it.
+fn leak() -> Vec<u8> {
+    let steps: &[Step] = &[
+        (true, SYN, 0, 0, 0),
+        (false, SYN | ACK, 0, 1, 0),
+        (true, ACK, 1, 1, 0),
+        (true, PSH | ACK, 1, 1, 10),
+        (false, ACK, 1, 11, 0),
+        (true, FIN | ACK, 11, 1, 0),
+        (false, ACK, 1, 12, 0),
+    ];
+    raw(steps)
+}
+
+#[test]
+fn an_explanation_has_the_timeline_with_relative_numbers() {
+    let text = output(&leak(), Want::Stories, Format::Table);
+    for words in [
+        "WHAT I SAW",
+        "orig -> resp S              0          -      0  #1 orig CLOSED -> SYN-SENT (syn)",
+        "resp -> orig SA             0          1      0  #2",
+        "orig -> resp FA            11          1      0  #6 orig ESTAB -> FIN-WAIT-1",
+        "and 2 further segments with nothing to tell.",
+        "WHAT IT MEANS",
+        "CLOSE-WAIT: the peer has closed; waiting for the own program to call close().",
+        "Neither end is this host's",
+    ] {
+        assert!(text.contains(words), "{words:?} is missing:\n{text}");
+    }
+    let json = output(&leak(), Want::Stories, Format::Jsonl);
+    let story: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&story["orig_end"]["state"], &story["resp_end"]["state"]),
+        (&"fin_wait2".into(), &"close_wait".into())
+    );
+    assert_eq!(story["timeline"].as_array().unwrap().len(), 5);
+    assert_eq!(story["timeline"][4]["packet"], 7);
+    assert_eq!((&story["orig_end"]["sent_to"], &story["orig_end"]["acked_to"]), (&12.into(), &12.into()));
+}
+
+#[test]
+fn a_refused_connection_is_explained_as_such() {
+    let steps: &[Step] = &[(true, SYN, 0, 0, 0), (false, RST | ACK, 0, 1, 0)];
+    let text = output(&raw(steps), Want::Stories, Format::Table);
+    assert!(
+        text.contains("connect_refused: Connection requests answered by a reset: nobody listens."),
+        "{text}"
+    );
+    assert!(text.contains("WHAT TO DO") && text.contains("ss -tlnp 'sport = :"), "{text}");
+}
+
+#[test]
+fn a_long_tale_keeps_its_beginning_and_its_end() {
+    let mut steps: Vec<Step> = vec![
+        (true, SYN, 0, 0, 0),
+        (false, SYN | ACK, 0, 1, 0),
+        (true, ACK, 1, 1, 0),
+        (true, PSH | ACK, 1, 1, 10),
+    ];
+    for _ in 0..500 {
+        steps.push((true, PSH | ACK, 1, 1, 10));
+    }
+    steps.push((true, FIN | ACK, 11, 1, 0));
+    let json = output(&raw(&steps), Want::Stories, Format::Jsonl);
+    let story: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let timeline = story["timeline"].as_array().unwrap();
+    assert_eq!(timeline.len(), 200);
+    assert_eq!(timeline[0]["flags"], "S");
+    assert_eq!(timeline[199]["flags"], "FA");
+    assert!(story["left_out"].as_u64().unwrap() >= 300, "{}", story["left_out"]);
+    let text = output(&raw(&steps), Want::Stories, Format::Table);
+    assert!(text.contains("segments that told something are left out here"));
 }

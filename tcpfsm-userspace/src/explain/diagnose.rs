@@ -1,0 +1,165 @@
+//! A story to the kinds of anomaly that it shows. Pure.
+
+use tcpfsm_common::fsm::{DEFAULT_STUCK_SECONDS, State};
+
+use super::story::{Origin, Story};
+use crate::{detect::AnomalyKind, report::Side};
+
+/// Retransmissions below this say nothing about a connection,
+const FEW_RTX: u32 = 8;
+/// nor do those that are less than one in so many segments.
+const RTX_SHARE: u64 = 10;
+
+/// Facts that alone name an anomaly.
+const BY_FACT: [(&str, AnomalyKind); 17] = [
+    ("rst_injection_suspected", AnomalyKind::RstInjection),
+    ("connect_refused", AnomalyKind::ConnectRefused),
+    ("connect_unreachable", AnomalyKind::ConnectUnreachable),
+    ("handshake_aborted", AnomalyKind::HandshakeAborted),
+    ("syn_on_live_flow", AnomalyKind::PeerGone),
+    ("reset", AnomalyKind::ConnectionAborted),
+    ("tw_assassination", AnomalyKind::TwAssassination),
+    ("rst_inexact", AnomalyKind::RstInexact),
+    ("rst_out_of_window", AnomalyKind::RstOutOfWindow),
+    ("zero_window_probe", AnomalyKind::ZeroWindowStall),
+    ("bad_flags", AnomalyKind::IllegalSegments),
+    ("bad_option", AnomalyKind::IllegalSegments),
+    ("data_after_fin", AnomalyKind::IllegalSegments),
+    ("fin_seq_changed", AnomalyKind::IllegalSegments),
+    ("synack_bad_ack", AnomalyKind::IllegalSegments),
+    ("syn_rtx", AnomalyKind::HandshakeRetransmission),
+    ("synack_rtx", AnomalyKind::HandshakeRetransmission),
+];
+
+/// What this connection shows, the most telling first, each kind once.
+#[must_use]
+pub fn diagnose(story: &Story) -> Vec<AnomalyKind> {
+    let mut found = Vec::new();
+    let mut add = |kind| {
+        if !found.contains(&kind) {
+            found.push(kind);
+        }
+    };
+    for side in Side::ALL {
+        if let Some(kind) = stuck(story, side) {
+            add(kind);
+        }
+    }
+    // A SYN-ACK again after the client believed itself connected: the server had no room for it.
+    if story.has("synack_rtx") && story.has("state_rollback") {
+        add(AnomalyKind::AcceptQueueOverflow);
+    }
+    let reason = story.close_reason.as_deref();
+    if reason == Some("timeout") && !story.has("established") && story.origin == Origin::Seen {
+        add(AnomalyKind::ConnectTimeout);
+    }
+    for (fact, kind) in BY_FACT {
+        if story.has(fact) {
+            add(kind);
+        }
+    }
+    let disagrees = |side: Side| story.kernel_state.is_some_and(|kernel| kernel != story.end(side).state);
+    if super::tell::own_side(story).is_some_and(disagrees) {
+        add(AnomalyKind::ViewMismatch);
+    }
+    for side in Side::ALL {
+        let end = story.end(side);
+        if end.rtx >= FEW_RTX && u64::from(end.rtx) * RTX_SHARE >= end.pkts {
+            add(AnomalyKind::RetransmissionStorm);
+        }
+    }
+    found
+}
+
+/// An end that has been in its state for longer than the default threshold.
+fn stuck(story: &Story, side: Side) -> Option<AnomalyKind> {
+    let end = story.end(side);
+    let threshold = DEFAULT_STUCK_SECONDS[end.state as usize] * 1_000_000_000;
+    if threshold == 0 || end.dwell_ns < threshold {
+        return None;
+    }
+    match end.state {
+        State::CloseWait => Some(AnomalyKind::CloseWaitStuck),
+        State::FinWait1 => Some(AnomalyKind::FinWait1Stuck),
+        // Where the other end is in CLOSE_WAIT, that is the cause and this the symptom.
+        State::FinWait2 if story.end(side.other()).state != State::CloseWait => {
+            Some(AnomalyKind::FinWait2Stuck)
+        }
+        State::LastAck => Some(AnomalyKind::LastAckStuck),
+        State::Closing => Some(AnomalyKind::ClosingStuck),
+        State::SynSent => Some(AnomalyKind::SynSentStuck),
+        // Merely assumed, the SYN may never have arrived.
+        State::SynRecv if end.confirmed => Some(AnomalyKind::HalfOpen),
+        State::FinWait2
+        | State::SynRecv
+        | State::Closed
+        | State::Listen
+        | State::Established
+        | State::TimeWait => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        explain::{story::EndStory, tell::bare},
+        pipeline::synthetic::{ORIG, RESP},
+        report::Local,
+    };
+
+    fn story(states: [State; 2], seconds: u64, facts: &[&'static str]) -> Story {
+        let end = |state| EndStory {
+            state,
+            confirmed: true,
+            dwell_ns: seconds * 1_000_000_000,
+            pkts: 50,
+            ..EndStory::default()
+        };
+        Story {
+            orig_end: end(states[0]),
+            resp_end: end(states[1]),
+            facts: facts.iter().map(|&fact| fact.into()).collect(),
+            ..bare(ORIG, RESP, Vec::new())
+        }
+    }
+
+    #[test]
+    fn the_cause_comes_and_the_symptom_does_not() {
+        use State::{CloseWait, Closed, Established, FinWait2, TimeWait};
+        let leak = story([FinWait2, CloseWait], 3_600, &["established", "half_closed"]);
+        assert_eq!(diagnose(&leak), [AnomalyKind::CloseWaitStuck]);
+        assert_eq!(diagnose(&story([FinWait2, CloseWait], 5, &[])), [], "not for long enough");
+        assert_eq!(diagnose(&story([TimeWait, Closed], 30, &["open", "established", "closed"])), []);
+        assert_eq!(
+            diagnose(&story([Established; 2], 9_000, &["established"])),
+            [],
+            "being open is no anomaly"
+        );
+    }
+
+    #[test]
+    fn facts_speak_for_themselves() {
+        let refused = story([State::Closed; 2], 1, &["open", "connect_refused"]);
+        assert_eq!(diagnose(&refused), [AnomalyKind::ConnectRefused]);
+        let forged = story([State::Established; 2], 1, &["reset", "rst_injection_suspected"]);
+        assert_eq!(diagnose(&forged)[0], AnomalyKind::RstInjection);
+        let full = story([State::Established, State::SynRecv], 1, &["synack_rtx", "state_rollback"]);
+        assert_eq!(diagnose(&full)[0], AnomalyKind::AcceptQueueOverflow);
+        let mut silent = story([State::Closed; 2], 1, &["open", "syn_rtx"]);
+        silent.close_reason = Some("timeout".into());
+        assert_eq!(diagnose(&silent)[0], AnomalyKind::ConnectTimeout);
+    }
+
+    #[test]
+    fn the_socket_and_the_counts_are_looked_at_too() {
+        let mut open = story([State::Established; 2], 1, &[]);
+        open.kernel_state = Some(State::FinWait1);
+        assert_eq!(diagnose(&open), [], "whose socket?");
+        open.local = Some(Local::Orig);
+        assert_eq!(diagnose(&open), [AnomalyKind::ViewMismatch]);
+        open.kernel_state = Some(State::Established);
+        open.resp_end.rtx = 12;
+        assert_eq!(diagnose(&open), [AnomalyKind::RetransmissionStorm]);
+    }
+}

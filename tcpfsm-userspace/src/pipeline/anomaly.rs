@@ -1,0 +1,50 @@
+//! What a detector found, with the owner of the flow longest concerned.
+
+use std::borrow::Cow;
+
+use tcpfsm_common::fsm::State;
+
+use super::owners::Owners;
+use crate::{
+    clock::WallClock,
+    detect::Finding,
+    owner::Ownership,
+    report::{Anomaly, Flow, Side},
+};
+
+/// A finding as it is reported. Asks the host.
+pub(crate) fn anomaly(
+    finding: &Finding,
+    owners: &mut Owners,
+    iface: Cow<'static, str>,
+    clock: WallClock,
+) -> Anomaly {
+    let &Finding { kind, phase, severity, count, peak, first_seen, time, oldest } = finding;
+    let ends = [oldest.end, oldest.end.other()].map(|end| oldest.key.socket_addr(end));
+    let [orig, resp] = match oldest.side {
+        Side::Orig => ends,
+        Side::Resp => [ends[1], ends[0]],
+    };
+    let flow = Flow { orig, resp, iface, local: owners.local(orig, resp) };
+    // Only this host's own stuck end has an owner here; the other end's program is elsewhere.
+    let own = flow.local.is_some_and(|local| local.includes(oldest.side));
+    let Ownership { proc, unowned, .. } =
+        if own { owners.owner(&flow, oldest.side, [oldest.state; 2]) } else { Ownership::default() };
+    let kernel_state = owners.kernel_state(&flow, oldest.side);
+    Anomaly {
+        flow,
+        side: oldest.side,
+        anomaly: kind,
+        phase,
+        severity,
+        service: oldest.service,
+        count,
+        peak,
+        first_seen: clock.at(first_seen),
+        oldest_ns: time.saturating_sub(oldest.since),
+        state: oldest.state,
+        kernel_state: kernel_state.map(State::name).map(Cow::Borrowed),
+        proc,
+        unowned,
+    }
+}
