@@ -10,7 +10,7 @@ use tcpfsm_common::abi::Counters;
 
 use crate::{
     clock::monotonic_ns,
-    config::Vantage,
+    config::{Config, MapSizes, Vantage},
     control::{filter::Filter, flows, protocol::Notice, server::Answers, stats::Stats},
     error::Result,
     export::{
@@ -29,9 +29,10 @@ const LIST_OWNERS: Duration = Duration::from_secs(2);
 
 /// Answers from the kernel's maps and the pipeline's gauges.
 pub struct Insight {
-    counters: CounterMap,
+    counters: Arc<CounterMap>,
     maps: Arc<FlowMaps>,
     shared: SharedGauges,
+    services: u32,
     vantage: Vantage,
     started: Instant,
 }
@@ -39,8 +40,14 @@ pub struct Insight {
 impl Insight {
     /// Takes the maps it answers from.
     #[must_use]
-    pub fn new(counters: CounterMap, maps: Arc<FlowMaps>, shared: SharedGauges, vantage: Vantage) -> Self {
-        Self { counters, maps, shared, vantage, started: Instant::now() }
+    pub fn new(
+        counters: Arc<CounterMap>,
+        maps: Arc<FlowMaps>,
+        shared: SharedGauges,
+        config: &Config,
+    ) -> Self {
+        let &Config { vantage, maps: MapSizes { services, .. }, .. } = config;
+        Self { counters, maps, shared, services, vantage, started: Instant::now() }
     }
 
     /// The kernel's counters now.
@@ -53,10 +60,16 @@ impl Insight {
 
     /// What was lost in userspace, by where.
     #[must_use]
-    pub fn losses(&self) -> [(&'static str, u64); 4] {
-        let Losses { queue, stdout, watchers, malformed } = &self.shared.losses;
-        [("queue", queue), ("stdout", stdout), ("watchers", watchers), ("malformed", malformed)]
-            .map(|(place, counter)| (place, Losses::get(counter)))
+    pub fn losses(&self) -> [(&'static str, u64); 5] {
+        let Losses { queue, stdout, watchers, malformed, detectors } = &self.shared.losses;
+        [
+            ("queue", queue),
+            ("stdout", stdout),
+            ("watchers", watchers),
+            ("malformed", malformed),
+            ("detectors", detectors),
+        ]
+        .map(|(place, counter)| (place, Losses::get(counter)))
     }
 
     fn scrape(&self) -> Result<Scrape> {
@@ -64,6 +77,7 @@ impl Insight {
             counters: self.counters()?,
             gauges: self.shared.fresh_gauges(),
             capacities: self.maps.capacities().map(|(_, capacity)| capacity),
+            services: self.services,
             lost: self.losses(),
             process: ProcessStats::read(),
         })

@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     kernel::interfaces::InterfaceNames,
     owner::{OwnerLookup, Ownership},
-    report::{Anomaly, Body, Flow, Report, SCHEMA_VERSION, Side},
+    report::{Anomaly, Body, Flow, Ratio, Report, SCHEMA_VERSION, Side},
     source::live::Observation,
 };
 
@@ -183,7 +183,19 @@ impl Press {
     }
 
     fn anomaly(&mut self, finding: &Finding) {
-        let &Finding { kind, phase, severity, count, peak, first_seen, time, oldest } = finding;
+        let &Finding {
+            kind,
+            phase,
+            severity,
+            count,
+            peak,
+            first_seen,
+            time,
+            oldest,
+            source,
+            technique,
+            permille,
+        } = finding;
         let ends = [oldest.end, oldest.end.other()].map(|end| oldest.key.socket_addr(end));
         let [orig, resp] = match oldest.side {
             Side::Orig => ends,
@@ -203,6 +215,9 @@ impl Press {
             phase,
             severity,
             service: oldest.service,
+            source,
+            technique: technique.map(Cow::Borrowed),
+            ratio: permille.map(Ratio),
             count,
             peak,
             first_seen: self.clock.at(first_seen),
