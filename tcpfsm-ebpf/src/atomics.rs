@@ -1,4 +1,5 @@
-//! Compare-and-swap: `core::sync::atomic` has none for the bpf target, the instruction set has (Linux 5.12).
+//! Compare-and-swap and addition: `core::sync::atomic` has neither for the bpf target, the instruction set has both
+//! (Linux 5.12).
 
 use core::arch::asm;
 
@@ -19,4 +20,14 @@ pub(crate) unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> u64 {
         );
     }
     held
+}
+
+/// Adds `term` at `at`.
+///
+/// # Safety
+/// `at` must point to eight aligned bytes of map memory.
+#[inline(always)]
+pub(crate) unsafe fn add(at: *mut u64, term: u64) {
+    // SAFETY: the caller gives a valid pointer; the instruction touches those eight bytes alone.
+    unsafe { asm!("lock *(u64 *)({at} + 0) += {term}", at = in(reg) at, term = in(reg) term) };
 }

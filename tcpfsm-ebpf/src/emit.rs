@@ -1,7 +1,10 @@
 //! Events into the ring buffer: reserve, fill, submit, and count what finds no room.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use tcpfsm_common::abi::{ClosedEvent, Counters, EventKind, FlowEvent, FlowRecord, Health};
+use tcpfsm_common::abi::{
+    ClosedEvent, Conditions, Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, StuckEvent, Tap,
+    Verdict,
+};
 
 use crate::{maps::EVENTS, stats};
 
@@ -43,5 +46,45 @@ pub(crate) unsafe fn event(
         entry.write(*event);
         entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     }
+    stats::health(counters, Health::EventsSent);
+}
+
+/// Sends what the sweep found about a flow.
+///
+/// # Safety
+/// `record` must point to a map element.
+#[inline(always)]
+pub(crate) unsafe fn stuck<K: EventKey>(
+    counters: &mut Counters,
+    key: &K,
+    record: *const FlowRecord,
+    verdict: Verdict,
+    found: Conditions,
+    now: u64,
+) {
+    let Some(mut entry) = EVENTS.reserve_untyped::<StuckEvent>(0) else {
+        return stats::health(counters, Health::EventsLost);
+    };
+    // SAFETY: the caller's record; the room is filled whole, in place: the stack has none for it.
+    unsafe {
+        let stuck = entry.as_mut_ptr();
+        let event = &mut (*stuck).event;
+        *event = FlowEvent::new(EventKind::Stuck);
+        key.fill(event);
+        event.time = now;
+        event.before = verdict.0;
+        event.after = verdict.0;
+        let FlowRecord { shared, sent: [low, high] } = &*record;
+        event.since = shared.since;
+        event.facts = shared.facts;
+        let seen_on = if shared.tap[0] != 0 { shared.tap[0] } else { shared.tap[1] };
+        event.ifindex = Tap(seen_on).ifindex();
+        (*stuck).seen = [low.last_seen(), high.last_seen()];
+        (*stuck).packets = [low.packets, high.packets];
+        (*stuck).rtx = shared.rtx;
+        (*stuck).unacked = [low.nxt.0.wrapping_sub(high.ack.0), high.nxt.0.wrapping_sub(low.ack.0)];
+        (*stuck).conditions = found.0;
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
     stats::health(counters, Health::EventsSent);
 }

@@ -5,7 +5,7 @@
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
 use tcpfsm_common::{
-    abi::{Counters, Evidence, FlowRecord, Health, Verdict},
+    abi::{Counters, Evidence, FlowRecord, HandshakeStep, Health, Verdict},
     fact::Facts,
     flow::{FlowKey4, FlowKey6},
     fsm::{self, Config, Step, settle},
@@ -17,7 +17,7 @@ use crate::{
     emit,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
-    stats,
+    services, stats, strays,
     work::Work,
 };
 
@@ -144,6 +144,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         step(work, peer, Verdict::default());
         if Verdict(work.event.after).generation() == 0 {
             stats::facts(counters, Facts(work.event.facts));
+            strays::tcpfsm_stray(work, counters);
             return DONE;
         }
         work.own.count(&work.segment, bpf_ktime_get_coarse_ns());
@@ -356,7 +357,13 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
     let (before, step) = (Verdict(work.event.before), work.step());
     stats::facts(counters, step.facts);
     if !step.is_news(before) {
+        if strays::is_stray(step.facts) {
+            strays::tcpfsm_stray(work, counters);
+        }
         return;
+    }
+    if HandshakeStep::is_one(step.facts, work.event.flags) {
+        services::tcpfsm_service(work);
     }
     let moved = step.moved(before);
     // SAFETY: the caller's record.

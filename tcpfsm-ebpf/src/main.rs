@@ -9,6 +9,8 @@
 //! flow_table.rs  the flow maps: find, insert, promote             (unsafe)
 //! emit.rs        events into the ring buffer
 //! stats.rs       per-CPU counters
+//! services.rs    handshakes counted per service                     (unsafe)
+//! strays.rs      segments of no connection, told in part
 //! sweep.rs       the walk over all flows, inside the kernel       (unsafe)
 //! correct.rs     a verdict changed because the host's sockets know better (unsafe)
 //! maps.rs        every map
@@ -26,7 +28,9 @@ mod emit;
 mod flow_table;
 mod machine;
 mod maps;
+mod services;
 mod stats;
+mod strays;
 mod sweep;
 mod tc;
 mod track;

@@ -8,7 +8,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use tcpfsm_common::{
-    abi::{Correction, Counters, FlowEvent, FlowRecord, KernelConfig, SweepReport, SweepRequest},
+    abi::{
+        Correction, Counters, FlowEvent, FlowRecord, KernelConfig, ServiceKey, ServiceRecord, SweepReport,
+        SweepRequest,
+    },
     flow::{FlowKey4, FlowKey6},
 };
 
@@ -16,6 +19,7 @@ use crate::work::Work;
 
 const FLOWS: usize = 65_536;
 const EMBRYOS: usize = 16_384;
+const SERVICE_ENTRIES: usize = 8_192;
 const RING_BYTES: usize = 16 << 20;
 
 /// IPv4 flows whose handshake completed. Written by the packet path; removed by the sweep, or by the map
@@ -43,6 +47,14 @@ pub(crate) static EVENTS: RingBuf<FlowEvent, RING_BYTES> = RingBuf::new();
 /// Counters of each CPU; the daemon adds them up.
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+
+/// Handshakes by service. Written on each step of a handshake, and by the sweep.
+#[btf_map]
+pub(crate) static SERVICES: LruHashMap<ServiceKey, ServiceRecord, SERVICE_ENTRIES> = LruHashMap::new();
+
+/// How many strays this CPU has told in the present slot of time: the slot, and the number.
+#[btf_map]
+pub(crate) static STRAYS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// Where a segment is worked that does not take the short way.
 #[btf_map]

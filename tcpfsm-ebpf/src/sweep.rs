@@ -9,16 +9,17 @@ use aya_ebpf::{
 };
 use tcpfsm_common::{
     abi::{
-        Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest, Tap, Verdict,
+        Conditions, Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest,
+        Tap, Verdict, half_open,
     },
     flow::{End, FlowKey4, FlowKey6},
-    fsm::{State, expire},
+    fsm::{State, conditions, expire},
 };
 
 use crate::{
     emit, flow_table,
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6, SWEEP_REPORT, SWEEP_REQUEST},
-    stats,
+    services, stats,
 };
 
 /// Walks all flow maps. Never attached: the daemon starts it through BPF_PROG_TEST_RUN.
@@ -105,11 +106,55 @@ unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, at: u32) -> bool 
     }
     report.flows += 1;
     // SAFETY: as above.
-    unsafe {
-        end(counters, key, record, now, End::Low, request, report);
-        end(counters, key, record, now, End::High, request, report);
-    }
+    unsafe { look(counters, key, record, now, request, report) };
     false
+}
+
+/// What is amiss with a flow. A function of its own: the verifier need not follow its ways into the caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_conditions(
+    record: *const FlowRecord,
+    request: *const SweepRequest,
+    verdict: u64,
+) -> u64 {
+    if record.is_null() || request.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's elements; each word of the evidence is read once.
+    unsafe { conditions(&*record, Verdict(verdict), &*request).0 }
+}
+
+/// Counts both ends, and reports what is amiss.
+#[inline(always)]
+unsafe fn look<K: EventKey>(
+    counters: &mut Counters,
+    key: &K,
+    record: *mut FlowRecord,
+    verdict: Verdict,
+    request: &SweepRequest,
+    report: &mut SweepReport,
+) {
+    let found = Conditions(tcpfsm_conditions(record, request, verdict.0));
+    // SAFETY: as above.
+    let since = unsafe { (*record).shared.since };
+    end(verdict, End::Low, since[0], found, report);
+    end(verdict, End::High, since[1], found, report);
+    if let Some(answered) = half_open(verdict) {
+        services::count_half_open(key, verdict, request.number, answered);
+    }
+    if found.is_empty() {
+        return;
+    }
+    // SAFETY: as above.
+    let reported = unsafe { (*record).shared.reported };
+    let every = if found.is_more_than_stuck() { request.conditions_every } else { request.report_every };
+    if reported == 0 || request.number.wrapping_sub(reported) >= every {
+        // SAFETY: as above; only the sweep writes this field of a flow whose states do not change.
+        unsafe { (*record).shared.reported = request.number };
+        // SAFETY: as above.
+        unsafe { emit::stuck(counters, key, record, verdict, found, request.now) };
+    }
 }
 
 #[inline(always)]
@@ -155,49 +200,17 @@ fn was_over(verdict: Verdict) -> bool {
 }
 
 #[inline(always)]
-unsafe fn end<K: EventKey>(
-    counters: &mut Counters,
-    key: &K,
-    record: *mut FlowRecord,
-    verdict: Verdict,
-    end: End,
-    request: &SweepRequest,
-    report: &mut SweepReport,
-) {
+fn end(verdict: Verdict, end: End, since: u64, found: Conditions, report: &mut SweepReport) {
     let state = verdict.slot(end);
     let side = (verdict.originator() as u8 != end as u8) as usize & 1;
     report.states[side][state] += 1;
     if !verdict.is_confirmed(end) {
         report.assumed[state] += 1;
     }
-    // SAFETY: the caller's element.
-    let record = unsafe { &mut *record };
-    let since = record.shared.since[end as usize & 1];
-    let threshold = request.stuck[state];
-    if threshold == 0 || request.now.saturating_sub(since) < threshold {
-        return;
+    if found.has(Conditions::STUCK, end) {
+        report.stuck[state] += 1;
+        if report.stuck_since[state] == 0 || since < report.stuck_since[state] {
+            report.stuck_since[state] = since;
+        }
     }
-    report.stuck[state] += 1;
-    if report.stuck_since[state] == 0 || since < report.stuck_since[state] {
-        report.stuck_since[state] = since;
-    }
-    let reported = record.shared.reported;
-    if reported != 0
-        && reported != request.number
-        && request.number.wrapping_sub(reported) < request.report_every
-    {
-        return;
-    }
-    record.shared.reported = request.number;
-    let mut event = FlowEvent::new(EventKind::Stuck);
-    key.fill(&mut event);
-    event.sender = end as u8;
-    event.time = request.now;
-    event.before = verdict.0;
-    event.after = verdict.0;
-    event.since = record.shared.since;
-    event.facts = record.shared.facts;
-    event.ifindex = Tap(record.shared.tap[end as usize & 1]).ifindex();
-    // SAFETY: the caller's element.
-    unsafe { emit::event(counters, &mut event, record, true, false) };
 }

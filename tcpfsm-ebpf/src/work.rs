@@ -3,7 +3,10 @@
 use core::{cell::UnsafeCell, mem::offset_of};
 
 use tcpfsm_common::{
-    abi::{EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, Tap, Verdict},
+    abi::{
+        EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, ServiceKey, ServiceRecord, Tap,
+        Verdict,
+    },
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{Desk, Step},
@@ -22,6 +25,8 @@ pub(crate) struct Work {
     /// A record that is not in a map yet, or on its way to another.
     pub(crate) record: FlowRecord,
     pub(crate) segment: Segment,
+    /// Whose handshake it is a step of, and a record of a service that is not in the map yet.
+    pub(crate) service: (ServiceKey, ServiceRecord),
     /// Where the machine keeps the verdict, out of the verifier's sight.
     pub(crate) verdict: OpaqueVerdict,
     /// Options that were put aside, and how many bytes of them; 0 where there are none.

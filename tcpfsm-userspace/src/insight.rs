@@ -15,7 +15,7 @@ use tcpfsm_common::{
 
 use crate::{
     clock::{WallClock, monotonic_ns},
-    config::{Config, Vantage},
+    config::{Config, MapSizes, Vantage},
     control::{filter::Filter, flows, protocol::Notice, server::Answers, stats::Stats},
     error::Result,
     explain::{diagnose, story::Story, tell},
@@ -36,9 +36,10 @@ const LIST_OWNERS: Duration = Duration::from_secs(2);
 
 /// Answers from the kernel's maps and the pipeline's gauges.
 pub struct Insight {
-    counters: CounterMap,
+    counters: Arc<CounterMap>,
     maps: Arc<FlowMaps>,
     shared: SharedGauges,
+    services: u32,
     vantage: Vantage,
     scope: u32,
     started: Instant,
@@ -47,9 +48,14 @@ pub struct Insight {
 impl Insight {
     /// Takes the maps it answers from.
     #[must_use]
-    pub fn new(counters: CounterMap, maps: Arc<FlowMaps>, shared: SharedGauges, config: &Config) -> Self {
-        let Config { vantage, scope, .. } = *config;
-        Self { counters, maps, shared, vantage, scope, started: Instant::now() }
+    pub fn new(
+        counters: Arc<CounterMap>,
+        maps: Arc<FlowMaps>,
+        shared: SharedGauges,
+        config: &Config,
+    ) -> Self {
+        let &Config { vantage, scope, maps: MapSizes { services, .. }, .. } = config;
+        Self { counters, maps, shared, services, vantage, scope, started: Instant::now() }
     }
 
     /// The kernel's counters now.
@@ -62,14 +68,15 @@ impl Insight {
 
     /// What was lost in userspace, by where.
     #[must_use]
-    pub fn losses(&self) -> [(&'static str, u64); 5] {
-        let Losses { queue, stdout, watchers, journal, malformed } = &self.shared.losses;
+    pub fn losses(&self) -> [(&'static str, u64); 6] {
+        let Losses { queue, stdout, watchers, journal, malformed, detectors } = &self.shared.losses;
         let places = [
             ("queue", queue),
             ("stdout", stdout),
             ("watchers", watchers),
             ("journal", journal),
             ("malformed", malformed),
+            ("detectors", detectors),
         ];
         places.map(|(place, counter)| (place, Losses::get(counter)))
     }
@@ -79,6 +86,7 @@ impl Insight {
             counters: self.counters()?,
             gauges: self.shared.fresh_gauges(),
             capacities: self.maps.capacities().map(|(_, capacity)| capacity),
+            services: self.services,
             lost: self.losses(),
             process: ProcessStats::read(),
         })

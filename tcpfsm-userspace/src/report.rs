@@ -3,7 +3,10 @@
 //! Serialised, these types are the schema; `watch` reads it back with the same types. A field may be added
 //! within a version; consumers ignore what they do not know.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 use tcpfsm_common::{flow::Direction, fsm::State};
@@ -243,7 +246,8 @@ pub struct ConnClosed {
     pub unowned: Option<Unowned>,
 }
 
-/// Something is wrong with a group of flows; the flow named is the one longest concerned.
+/// Something is wrong with a group of flows; the flow named is the one longest concerned, or an example. Where only a
+/// service is known, the other end is address and port 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anomaly {
     /// The flow longest concerned.
@@ -257,17 +261,26 @@ pub struct Anomaly {
     pub phase: Phase,
     /// How much it matters.
     pub severity: Severity,
-    /// The address that all flows concerned have in common: the responder's.
+    /// The address that all flows concerned have in common: the responder's. A scan's example.
     pub service: SocketAddr,
-    /// How many flows are concerned; at the end, 0.
+    /// Who does it, where it is about one address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// How it is done, or how it was noticed, where there are several ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub technique: Option<Cow<'static, str>>,
+    /// The share that is judged: of handshakes that complete, of requests that fail, of segments sent again, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+    /// How many there are, of what the kind counts: flows, segments, targets; at the end, 0.
     pub count: u64,
     /// How many were at most.
     pub peak: u64,
     /// When the anomaly began.
     pub first_seen: Wall,
-    /// How long the flow longest concerned has been in its state.
+    /// How long the flow longest concerned has been in its state, or since the example.
     pub oldest_ns: u64,
-    /// The state it is stuck in.
+    /// The state it is stuck in; of an example, the state it was in.
     #[serde(with = "state_name")]
     pub state: State,
     /// The state of the kernel's own socket, where it is this host's.
@@ -278,6 +291,28 @@ pub struct Anomaly {
     /// Why it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unowned: Option<Unowned>,
+}
+
+/// A share in thousandths; in JSON a number from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio(pub u16);
+
+impl Serialize for Ratio {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 1_000.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let share = f64::deserialize(deserializer)?.clamp(0.0, 1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most 1000, and not negative"
+        )]
+        Ok(Self((share * 1_000.0).round() as u16))
+    }
 }
 
 /// Where an anomaly is in its life.

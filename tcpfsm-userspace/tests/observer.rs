@@ -4,7 +4,7 @@
 //! - [`scripts`]: segments on a flow, through the userspace machine and through the kernel programs, in both families
 //! - [`frames`]: packets whose headers are the matter, through the parser and through every hook
 //! - [`crowds`]: many flows at once, in the kernel's maps
-//!
+//! - [`services`]: what is counted per service, told of strays, and found by the sweep
 //! - [`copies`]: packets seen twice, and a socket that talks to itself
 //!
 //! Not here: P11 (an LRU map is never full: it evicts), P39 (maps are not kept over a restart), P40 (`timeout.rs` has tests of its own with any clock).
@@ -19,3 +19,5 @@ mod crowds;
 mod frames;
 #[path = "observer/scripts.rs"]
 mod scripts;
+#[path = "observer/services.rs"]
+mod services;

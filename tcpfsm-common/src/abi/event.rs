@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{ABI_VERSION, Verdict};
+use super::{ABI_VERSION, ServiceKey, Verdict};
 use crate::{
     fact::Facts,
     flow::{End, FlowKey, FlowKey4, FlowKey6},
@@ -19,10 +19,12 @@ pub enum EventKind {
     Fact = 2,
     /// The sweep ended the state of one or both ends because its time ran out.
     Expired = 3,
-    /// The sweep found an end longer in its state than the threshold.
+    /// The sweep found an end longer in its state than the threshold, or something else amiss: a [`StuckEvent`].
     Stuck = 4,
     /// The flow ended: a [`ClosedEvent`] with its totals.
     Closed = 5,
+    /// A segment of no known connection, or with flags that no stack sends: a sample, see [`FlowEvent::weight`].
+    Stray = 6,
     /// The host's own sockets knew better: the daemon corrected the verdict.
     Host = 7,
 }
@@ -37,6 +39,7 @@ impl TryFrom<u8> for EventKind {
             3 => Ok(Self::Expired),
             4 => Ok(Self::Stuck),
             5 => Ok(Self::Closed),
+            6 => Ok(Self::Stray),
             7 => Ok(Self::Host),
             other => Err(other),
         }
@@ -77,7 +80,7 @@ pub struct FlowEvent {
     pub scope: u32,
     /// The interface on which the segment was seen.
     pub ifindex: u32,
-    /// SEG.SEQ relative to the sender's initial number.
+    /// SEG.SEQ relative to the sender's initial number; for a stray, how many strays it stands for.
     pub seq: u32,
     /// SEG.ACK relative to the receiver's initial number.
     pub ack: u32,
@@ -101,12 +104,35 @@ pub struct ClosedEvent {
     pub facts: u64,
 }
 
-const _: () = assert!(size_of::<FlowEvent>() == 112 && size_of::<ClosedEvent>() == 160);
+/// What the sweep found about a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct StuckEvent {
+    /// The flow, its verdict, and since when each end is in its state.
+    pub event: FlowEvent,
+    /// When each end was last heard; 0 for never.
+    pub seen: [u64; 2],
+    /// Segments sent by each end.
+    pub packets: [u64; 2],
+    /// Of these, sent again.
+    pub rtx: [u32; 2],
+    /// Sequence numbers that each end sent and the other has not acknowledged.
+    pub unacked: [u32; 2],
+    /// The [`Conditions`](super::Conditions).
+    pub conditions: u64,
+}
+
+const _: () = assert!(
+    size_of::<FlowEvent>() == 112 && size_of::<ClosedEvent>() == 160 && size_of::<StuckEvent>() == 168
+);
 
 /// Keys that can be written into an event.
 pub trait EventKey {
     /// Writes the key's family, addresses, ports and scope.
     fn fill(&self, event: &mut FlowEvent);
+
+    /// The service whose responder is `end`.
+    fn service(&self, end: End) -> ServiceKey;
 }
 
 impl EventKey for FlowKey4 {
@@ -116,6 +142,12 @@ impl EventKey for FlowKey4 {
         event.addr = [[self.addr[0], 0, 0, 0], [self.addr[1], 0, 0, 0]];
         event.port = self.port;
         event.scope = self.scope;
+    }
+
+    #[inline(always)]
+    fn service(&self, end: End) -> ServiceKey {
+        let at = end as usize & 1;
+        ServiceKey { addr: [self.addr[at], 0, 0, 0], port: self.port[at], family: 4, scope: self.scope }
     }
 }
 
@@ -127,6 +159,12 @@ impl EventKey for FlowKey6 {
         event.port = self.port;
         event.scope = self.scope;
     }
+
+    #[inline(always)]
+    fn service(&self, end: End) -> ServiceKey {
+        let at = end as usize & 1;
+        ServiceKey { addr: self.addr[at], port: self.port[at], family: 6, scope: self.scope }
+    }
 }
 
 impl EventKey for FlowKey {
@@ -134,6 +172,13 @@ impl EventKey for FlowKey {
         match self {
             Self::V4(key) => key.fill(event),
             Self::V6(key) => key.fill(event),
+        }
+    }
+
+    fn service(&self, end: End) -> ServiceKey {
+        match self {
+            Self::V4(key) => key.service(end),
+            Self::V6(key) => key.service(end),
         }
     }
 }
@@ -171,6 +216,12 @@ impl FlowEvent {
     #[must_use]
     pub const fn fact_set(&self) -> Facts {
         Facts(self.facts)
+    }
+
+    /// How many strays a [`EventKind::Stray`] stands for: under a flood only a part of them is told.
+    #[must_use]
+    pub const fn weight(&self) -> u64 {
+        self.seq as u64
     }
 
     /// The segment's flags.

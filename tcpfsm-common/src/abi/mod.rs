@@ -10,6 +10,7 @@ mod correction;
 mod counter;
 mod event;
 mod record;
+mod service;
 mod sweep;
 mod verdict;
 
@@ -18,13 +19,14 @@ pub use correction::Correction;
 pub use counter::{
     Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
 };
-pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent};
+pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, StuckEvent};
 pub use record::{Evidence, FlowRecord, Shared, Tap};
-pub use sweep::{SweepReport, SweepRequest};
+pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
+pub use sweep::{Conditions, SweepReport, SweepRequest};
 pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.

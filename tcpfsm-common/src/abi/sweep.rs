@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::STATE_SLOTS;
+use crate::flow::End;
 
 /// What the sweep is to look for. Times are nanoseconds; 0 means never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -15,10 +16,60 @@ pub struct SweepRequest {
     pub timeout: [u64; STATE_SLOTS],
     /// How long an end may stay in each state before it is reported as stuck.
     pub stuck: [u64; STATE_SLOTS],
+    /// How long nothing may go over an established connection before it is reported as idle.
+    pub idle: u64,
+    /// How long an end may go on sending without hearing from the other before that is reported.
+    pub unanswered: u64,
+    /// From how many retransmissions of one end on a flow is looked at for their share.
+    pub rtx: u32,
+    /// At least one of so many segments of that end must be a retransmission; 0 means never.
+    pub rtx_share: u32,
     /// The number of this sweep, never 0: a stuck flow is reported again only after `report_every` sweeps.
     pub number: u32,
     /// See `number`.
     pub report_every: u32,
+    /// The same for conditions other than being stuck: what ends them makes no event, so they are told again sooner.
+    pub conditions_every: u32,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u32,
+}
+
+/// What the sweep found about a flow: a set of bits, by end where it matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conditions(pub u64);
+
+impl Conditions {
+    /// The low end is longer in its state than the threshold; the next bit stands for the high end.
+    pub const STUCK: u64 = 1;
+    /// The low end's window is closed, and the high end probes it; the next bit for the high end's window.
+    pub const ZERO_WINDOW: u64 = 1 << 2;
+    /// The low end goes on sending and hears nothing; the next bit for the high end.
+    pub const UNANSWERED: u64 = 1 << 4;
+    /// Much of what the low end sends is sent again; the next bit for the high end.
+    pub const RETRANSMITS: u64 = 1 << 6;
+    /// Nothing goes over an established connection.
+    pub const IDLE: u64 = 1 << 8;
+
+    /// Whether `condition` holds for `end`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, condition: u64, end: End) -> bool {
+        self.0 & condition << end as u64 != 0
+    }
+
+    /// Whether nothing was found.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether there is more than ends that are stuck.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_more_than_stuck(self) -> bool {
+        self.0 & !(Self::STUCK | Self::STUCK << 1) != 0
+    }
 }
 
 /// What the sweep found.

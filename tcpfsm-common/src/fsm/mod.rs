@@ -14,6 +14,7 @@
 //! something that proves it) or *assumed* (something was sent to it), and assumptions are rolled back when
 //! the wire disproves them.
 
+mod condition;
 mod desk;
 mod evidence;
 mod exchange;
@@ -28,6 +29,7 @@ mod track;
 mod transition;
 mod window;
 
+pub use condition::conditions;
 pub use desk::{Desk, PlainDesk};
 pub use state::{State, UnknownState};
 pub use step::{

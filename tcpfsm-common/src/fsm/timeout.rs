@@ -15,7 +15,9 @@ use crate::{
 pub const DEFAULT_TIMEOUT_SECONDS: [u64; 11] = [10, 10, 130, 70, 432_000, 300, 120, 432_000, 120, 120, 60];
 
 /// Default time in a state after which an end is stuck, in seconds; 0 where staying is normal.
-pub const DEFAULT_STUCK_SECONDS: [u64; 11] = [0, 0, 10, 10, 0, 60, 0, 60, 30, 60, 0];
+///
+/// FIN_WAIT2: longer than Linux keeps one whose program has closed (`tcp_fin_timeout` 60 s).
+pub const DEFAULT_STUCK_SECONDS: [u64; 11] = [0, 0, 10, 10, 0, 60, 90, 60, 30, 60, 0];
 
 /// What the clock says of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,7 +86,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
 
     let mut kernel = loader::load(BPF_OBJECT, &config)?;
     let ring = EventRing::take(&mut kernel)?;
-    let counters = CounterMap::take(&mut kernel)?;
+    let counters = Arc::new(CounterMap::take(&mut kernel)?);
     let maps = Arc::new(FlowMaps::take(&mut kernel)?);
     if config.log_level.kernel() > 0
         && let Some(logger) = kernel.take_logger()
@@ -95,11 +95,12 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }
 
     let shared = SharedGauges::default();
-    let insight = Arc::new(Insight::new(counters, Arc::clone(&maps), Arc::clone(&shared), &config));
+    let insight =
+        Arc::new(Insight::new(Arc::clone(&counters), Arc::clone(&maps), Arc::clone(&shared), &config));
     let (events, _) = broadcast::channel(WATCH_QUEUE);
     // Events wait in the ring until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
-    let sweeper = Sweeper::take(kernel)?;
+    let sweeper = Sweeper::take(kernel, counters)?;
     let coverage = Coverage::new(watched(&attachments));
     let nobody_reads = Arc::new(Notify::new());
     let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;

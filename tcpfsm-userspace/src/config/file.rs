@@ -5,8 +5,8 @@ use std::{fs, path::Path, path::PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Config, Ingress, Metrics, Output, Vantage, XdpMode, parse_sweep_interval, sizes::SizeTable,
-    states::StateTable,
+    Config, Ingress, Metrics, Output, Vantage, XdpMode, parse_sweep_interval, rules::RuleTable,
+    sizes::SizeTable, states::StateTable,
 };
 use crate::{
     error::{Error, Result},
@@ -30,6 +30,7 @@ struct File {
     log_level: Option<LogLevel>,
     timeouts: StateTable,
     stuck: StateTable,
+    detect: RuleTable,
     maps: SizeTable,
 }
 
@@ -59,6 +60,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         log_level,
         timeouts,
         stuck,
+        detect,
         maps,
     } = file;
     let mut config = Config::default();
@@ -78,6 +80,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     }
     config.timeouts.apply(&timeouts);
     config.stuck.apply(&stuck);
+    config.detect.apply(&detect)?;
     maps.apply(&mut config.maps)?;
     Ok(config)
 }

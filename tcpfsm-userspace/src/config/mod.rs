@@ -1,6 +1,7 @@
 //! What the daemon is told to do: defaults, then the file, then the command line.
 
 mod file;
+mod rules;
 mod sizes;
 mod states;
 mod template;
@@ -17,6 +18,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
 pub use file::load;
+pub use rules::{Rule, Rules};
 pub use sizes::MapSizes;
 pub use states::{PerState, StateDuration, parse_state};
 pub use template::default_file;
@@ -146,6 +148,8 @@ pub struct Config {
     pub timeouts: PerState,
     /// How long an end may stay in each state before it is reported as stuck.
     pub stuck: PerState,
+    /// From when on each kind of anomaly is reported.
+    pub detect: Rules,
     /// Time between sweeps over the flows.
     pub sweep_interval: Duration,
     /// Sizes of the kernel's maps.
@@ -171,6 +175,7 @@ impl Default for Config {
             pickup: true,
             timeouts: PerState::default_timeouts(),
             stuck: PerState::default_stuck(),
+            detect: Rules::default(),
             sweep_interval: Duration::from_secs(5),
             maps: MapSizes::for_this_machine(),
             metrics: Metrics::At(DEFAULT_METRICS),

@@ -5,6 +5,9 @@ use serde::Deserialize;
 /// What one IPv4 flow takes: element header 48 bytes, key 16, record 192.
 const FLOW4_BYTES: u64 = 256;
 
+/// Services remembered: more than a busy host talks to at once, and little memory (152 bytes each).
+const SERVICES: u32 = 8_192;
+
 /// Entries of the kernel's maps. All are allocated when the daemon starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
@@ -16,6 +19,8 @@ pub struct MapSizes {
     pub embryos4: u32,
     /// IPv6 handshakes under way.
     pub embryos6: u32,
+    /// Services whose handshakes are counted.
+    pub services: u32,
     /// Bytes of the event ring: a power of two.
     pub events: u32,
 }
@@ -38,7 +43,14 @@ impl MapSizes {
         let flows = (flows + 1).next_power_of_two() / 2;
         let flows4 = u32::try_from(flows.clamp(8_192, 1 << 20)).unwrap_or(1 << 20);
         let events = if bytes < 2 << 30 { 2 << 20 } else { 16 << 20 };
-        Self { flows4, flows6: flows4 / 2, embryos4: flows4 / 4, embryos6: flows4 / 8, events }
+        Self {
+            flows4,
+            flows6: flows4 / 2,
+            embryos4: flows4 / 4,
+            embryos6: flows4 / 8,
+            services: SERVICES,
+            events,
+        }
     }
 }
 
@@ -50,6 +62,7 @@ pub(super) struct SizeTable {
     flows6: Option<u32>,
     embryos4: Option<u32>,
     embryos6: Option<u32>,
+    services: Option<u32>,
     events: Option<u32>,
 }
 
@@ -59,12 +72,13 @@ impl SizeTable {
     /// # Errors
     /// Says which size cannot be.
     pub(super) fn apply(self, sizes: &mut MapSizes) -> Result<(), String> {
-        let Self { flows4, flows6, embryos4, embryos6, events } = self;
+        let Self { flows4, flows6, embryos4, embryos6, services, events } = self;
         for (name, from, to) in [
             ("flows4", flows4, &mut sizes.flows4),
             ("flows6", flows6, &mut sizes.flows6),
             ("embryos4", embryos4, &mut sizes.embryos4),
             ("embryos6", embryos6, &mut sizes.embryos6),
+            ("services", services, &mut sizes.services),
         ] {
             if let Some(entries) = from {
                 // An LRU map hands entries to CPUs in batches of 128: below that it evicts at random.

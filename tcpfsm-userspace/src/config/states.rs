@@ -106,7 +106,7 @@ pub fn parse_state(text: &str) -> Result<State, String> {
     })
 }
 
-fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
     match text {
         "off" | "never" | "0" => Ok(None),
         text => match humantime::parse_duration(text) {

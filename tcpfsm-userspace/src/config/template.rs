@@ -6,7 +6,8 @@ use super::Config;
 #[must_use]
 pub fn default_file() -> String {
     let config = Config::default();
-    let Config { scope, pickup, timeouts, stuck, sweep_interval, maps, metrics, socket, .. } = &config;
+    let Config { scope, pickup, timeouts, stuck, detect, sweep_interval, maps, metrics, socket, .. } =
+        &config;
     let table =
         |durations: &super::PerState| durations.iter().map(|entry| format!("{entry}\n")).collect::<String>();
     format!(
@@ -60,6 +61,13 @@ log_level = "info"
 # How long an end may stay in a state before it is reported as stuck; "off" where staying is normal.
 [stuck]
 {stuck}
+# From when on each kind of anomaly is reported; "off" instead of a rule turns a kind off. docs/anomalies.md explains them.
+#   count     how many there must be: connections, segments, targets
+#   window    within this time
+#   after     for how long it must have lasted (for ..._stuck and half_open, [stuck] says that)
+#   percent   and they must make this share
+[detect]
+{detect}
 # Sizes of the kernel's maps, allocated at the start: 256 bytes per IPv4 flow, 280 per IPv6 flow. The defaults
 # follow the memory (1/256 of it for IPv4 flows); those of this machine are shown. When a map is full the least
 # recently seen flow makes room. Handshakes have maps of their own, so a SYN flood cannot evict a connection.
@@ -68,6 +76,8 @@ log_level = "info"
 # flows6 = {flows6}
 # embryos4 = {embryos4}
 # embryos6 = {embryos6}
+# Addresses that answered a SYN, with counters of their handshakes; 152 bytes each.
+# services = {services}
 # Bytes of the event ring, a power of two; 120 bytes per event.
 # events = {events}
 "#,
@@ -75,10 +85,12 @@ log_level = "info"
         socket = socket.display(),
         timeouts = table(timeouts),
         stuck = table(stuck),
+        detect = detect.iter().map(|(kind, rule)| format!("{} = {rule}\n", kind.name())).collect::<String>(),
         flows4 = maps.flows4,
         flows6 = maps.flows6,
         embryos4 = maps.embryos4,
         embryos6 = maps.embryos6,
+        services = maps.services,
         events = maps.events,
     )
 }

@@ -42,7 +42,7 @@ pub struct Stats {
     /// Comparisons with the host's own sockets.
     #[serde(default)]
     pub views: ViewsLine,
-    /// Flow maps.
+    /// The flow maps, and that of services.
     pub maps: Vec<MapLine>,
     /// Events put into the ring.
     pub events: u64,
@@ -119,7 +119,7 @@ pub struct ViewsLine {
     pub differing: u64,
 }
 
-/// One flow map.
+/// One map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "named as in the metrics")]
 pub struct MapLine {
@@ -132,7 +132,7 @@ impl Stats {
     /// From what a scrape of the metrics shows.
     #[must_use]
     pub fn from_scrape(scrape: &Scrape, pid: u32, uptime_seconds: f64) -> Self {
-        let Scrape { counters, gauges, capacities, lost, process: _ } = scrape;
+        let Scrape { counters, gauges, capacities, services, lost, process: _ } = scrape;
         let total = gauges.total();
         let [orig, resp] = total.states;
         let health = |health: Health| counters.health[health as usize];
@@ -220,6 +220,11 @@ impl Stats {
                     entries: report.flows,
                     capacity: capacity.into(),
                 })
+                .chain([MapLine {
+                    map: "services".to_owned(),
+                    entries: gauges.services,
+                    capacity: (*services).into(),
+                }])
                 .collect(),
             events: health(Health::EventsSent),
             lost: [

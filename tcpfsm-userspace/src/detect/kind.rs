@@ -154,6 +154,61 @@ impl AnomalyKind {
             Self::ViewMismatch => "view_mismatch",
         }
     }
+
+    /// What the count of an anomaly of this kind counts.
+    #[must_use]
+    pub const fn counts(self) -> &'static str {
+        match self {
+            Self::CloseWaitStuck
+            | Self::FinWait1Stuck
+            | Self::FinWait2Stuck
+            | Self::LastAckStuck
+            | Self::ClosingStuck
+            | Self::SynSentStuck
+            | Self::HalfOpen
+            | Self::ViewMismatch => "connections",
+            Self::IdleEstablished => "idle connections",
+            Self::ZeroWindowStall => "connections whose window stays closed",
+            Self::PeerGone => "connections whose peer is gone",
+            Self::SynFlood => "half-open handshakes",
+            Self::SynackFlood => "SYN-ACKs that nobody asked for",
+            Self::RstFlood => "resets of no connection",
+            Self::AckFlood => "ACKs of no connection",
+            Self::PortScan => "targets",
+            Self::ConnectRefused => "refused connection requests",
+            Self::ConnectTimeout => "connection requests without an answer",
+            Self::ConnectUnreachable => "unreachable connection requests",
+            Self::HandshakeAborted => "aborted handshakes",
+            Self::AcceptQueueOverflow => "SYN-ACKs sent again to clients that had completed the handshake",
+            Self::HandshakeRetransmission => "SYNs and SYN-ACKs sent again",
+            Self::ConnectionAborted => "aborted connections",
+            Self::RstStorm => "resets",
+            Self::RstInexact => "inexact resets",
+            Self::RstOutOfWindow => "resets outside the window",
+            Self::RstInjection => "resets that their sender did not send",
+            Self::TwAssassination => "TIME-WAITs cut short",
+            Self::IllegalSegments => "illegal segments",
+            Self::CloseWaitLeak => "connections in CLOSE-WAIT and rising",
+            Self::TimeWaitPressure => "ports in TIME-WAIT",
+            Self::RetransmissionStorm => "retransmissions",
+        }
+    }
+
+    /// Whether the flow that is named is in a state for long, rather than an example of what happens.
+    #[must_use]
+    pub const fn is_dwelling(self) -> bool {
+        matches!(
+            self,
+            Self::CloseWaitStuck
+                | Self::FinWait1Stuck
+                | Self::FinWait2Stuck
+                | Self::LastAckStuck
+                | Self::ClosingStuck
+                | Self::SynSentStuck
+                | Self::HalfOpen
+                | Self::ViewMismatch
+        )
+    }
 }
 
 /// There is no such kind of anomaly.

@@ -1,69 +1,47 @@
-//! What is wrong on the wire: one detector per file.
+//! What is wrong on the wire: detectors, one per file.
 //!
-//! Detectors are pure: events, sweeps and the time go in, findings come out. Each keeps only the flows that
-//! concern it, at most [`dwellers::MAX_MEMBERS`] of them.
+//! Detectors are pure: events, what the sweep found, counters and the time go in, findings come out.
+//!
+//! ```text
+//!   input.rs    what goes in        finding.rs  what comes out        kind.rs  every kind
+//!   dwell.rs    ends too long in a state or a condition ─┐
+//!   rates.rs    too many events of a kind in a window  ──┤
+//!     handshake.rs resets.rs illegal.rs floods.rs        ├─► ongoing.rs  begins, goes on, ends; rate-limited
+//!   services.rs SYN floods, full accept queues: by what the kernel counted per service
+//!   scan.rs peer_gone.rs leak.rs time_wait.rs rtx.rs ────┤
+//!   view_mismatch.rs  by comparisons with the host's sockets ┘
+//! ```
+//!
+//! Memory is bounded everywhere; what found no room is counted ([`Detector::overflow`]).
 
-mod close_wait;
-pub mod dwellers;
-mod half_open;
+mod dwell;
+mod finding;
+mod floods;
+mod handshake;
+mod illegal;
+mod input;
 mod kind;
+mod leak;
+mod members;
+mod ongoing;
+mod peer_gone;
+mod rates;
+mod resets;
+mod rtx;
+mod scan;
+mod services;
+#[cfg(test)]
+mod tests;
+mod time_wait;
 mod view_mismatch;
+mod window;
 
-use std::net::SocketAddr;
-
-use tcpfsm_common::{
-    flow::{End, FlowKey},
-    fsm::State,
-};
-
-pub use close_wait::CloseWait;
-pub use half_open::HalfOpen;
+pub use finding::{Dwelling, Finding};
+pub use input::{Seen, SweepEnd};
 pub use kind::{AnomalyKind, UnknownKind};
 pub use view_mismatch::ViewMismatch;
 
-use crate::report::{Phase, Severity, Side};
-
-/// An end that has been in its state for longer than the threshold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dwelling {
-    /// The flow.
-    pub key: FlowKey,
-    /// Which end of it.
-    pub end: End,
-    /// That end's role.
-    pub side: Side,
-    /// The state it is in.
-    pub state: State,
-    /// Whether it proved it.
-    pub confirmed: bool,
-    /// Since when.
-    pub since: u64,
-    /// The responder's address: what flows of one service have in common.
-    pub service: SocketAddr,
-    /// The interface on which it was seen.
-    pub ifindex: u32,
-}
-
-/// What a detector found: an anomaly that begins, goes on, or is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What is wrong.
-    pub kind: AnomalyKind,
-    /// Whether it begins, goes on, or is over.
-    pub phase: Phase,
-    /// How much it matters.
-    pub severity: Severity,
-    /// How many flows are concerned.
-    pub count: u64,
-    /// How many were at most.
-    pub peak: u64,
-    /// When it began.
-    pub first_seen: u64,
-    /// When this was found.
-    pub time: u64,
-    /// The flow longest concerned.
-    pub oldest: Dwelling,
-}
+use crate::config::Config;
 
 impl Finding {
     /// Whether both are of one anomaly, at different times.
@@ -80,21 +58,42 @@ pub trait Detector: Send {
     /// What it detects.
     fn kinds(&self) -> &'static [AnomalyKind];
 
-    /// The sweep found an end beyond its threshold.
-    fn dwelling(&mut self, dwelling: &Dwelling, sweep: u32);
-
-    /// An end left its state.
-    fn left(&mut self, key: &FlowKey, end: End);
+    /// Something happened.
+    fn seen(&mut self, seen: &Seen<'_>);
 
     /// A sweep is complete, and all it found was told.
-    fn swept(&mut self, now: u64, sweep: u32) -> Vec<Finding>;
+    fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding>;
 
     /// How many anomalies of a kind are going on; 0 for the kinds of others.
     fn active(&self, kind: AnomalyKind) -> usize;
+
+    /// How many flows, groups or sources found no room so far.
+    fn overflow(&self) -> u64;
 }
 
-/// All detectors. `report_every`: the sweep repeats itself about a flow after so many sweeps.
+/// How often the sweep repeats itself about a flow, in sweeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeats {
+    /// About ends that are stuck.
+    pub stuck: u32,
+    /// About conditions whose end makes no event.
+    pub conditions: u32,
+}
+
+/// All detectors but [`ViewMismatch`], which is told of comparisons too. `local_ports`: how many ephemeral ports this host has.
 #[must_use]
-pub fn all(report_every: u32) -> Vec<Box<dyn Detector>> {
-    vec![Box::new(HalfOpen::new(report_every)), Box::new(CloseWait::new(report_every))]
+pub fn all(config: &Config, repeats: Repeats, local_ports: u64) -> Vec<Box<dyn Detector>> {
+    let rules = &config.detect;
+    let mut detectors: Vec<Box<dyn Detector>> = vec![
+        Box::new(peer_gone::PeerGone::new(rules, repeats)),
+        Box::new(rates::Rates::new(rules, &[handshake::SPECS, resets::SPECS, illegal::SPECS, floods::SPECS])),
+        Box::new(scan::PortScan::new(rules)),
+        Box::new(services::Services::new(rules)),
+        Box::new(leak::CloseWaitLeak::new(rules)),
+        Box::new(time_wait::TimeWaitPressure::new(rules, local_ports)),
+        Box::new(rtx::RetransmissionStorm::new(rules)),
+    ];
+    detectors.extend(dwell::all(rules, repeats).map(|dwell| Box::new(dwell) as Box<dyn Detector>));
+    detectors.retain(|detector| detector.kinds().iter().any(|&kind| rules[kind].enabled));
+    detectors
 }

@@ -3,30 +3,35 @@
 //! Mostly the wire is not seen whole (another path, a full ring of the card), or the socket has more to say
 //! than it could send yet: a FIN that waits behind a closed window.
 
-use tcpfsm_common::flow::{End, FlowKey};
+use tcpfsm_common::{abi::EventKind, flow::End};
 
-use super::{AnomalyKind, Detector, Dwelling, Finding, dwellers::Dwellers};
-use crate::report::Severity;
+use super::{
+    AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
+    members::{Group, Members},
+    ongoing::Ongoing,
+};
+use crate::config::{Rule, Rules};
 
 /// Finds lasting differences. Each comparison names all there are.
 #[derive(Debug)]
 pub struct ViewMismatch {
-    differing: Dwellers,
+    rule: Rule,
+    differing: Members,
+    ongoing: Ongoing<Group>,
     comparison: u32,
-}
-
-impl Default for ViewMismatch {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl ViewMismatch {
     /// Nothing differs.
     #[must_use]
-    pub fn new() -> Self {
-        // Whoever is not named in two comparisons running agrees again.
-        Self { differing: Dwellers::new(AnomalyKind::ViewMismatch, 0), comparison: 0 }
+    pub fn new(rules: &Rules) -> Self {
+        Self {
+            rule: rules[AnomalyKind::ViewMismatch],
+            // Whoever is not named in two comparisons running agrees again.
+            differing: Members::new(0),
+            ongoing: Ongoing::new(AnomalyKind::ViewMismatch),
+            comparison: 0,
+        }
     }
 
     /// A comparison was made, and these differ.
@@ -43,55 +48,68 @@ impl Detector for ViewMismatch {
         &[AnomalyKind::ViewMismatch]
     }
 
-    fn dwelling(&mut self, _: &Dwelling, _: u32) {}
-
-    fn left(&mut self, key: &FlowKey, end: End) {
-        self.differing.remove(key, end);
+    fn seen(&mut self, seen: &Seen<'_>) {
+        if self.differing.is_empty() || seen.kind() == EventKind::Stuck {
+            return;
+        }
+        for end in [End::Low, End::High] {
+            if seen.left(end).is_some() {
+                self.differing.remove(&seen.key(), end);
+            }
+        }
     }
 
-    fn swept(&mut self, now: u64, _: u32) -> Vec<Finding> {
-        self.differing.swept(now, self.comparison, |_| Severity::Info)
+    fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
+        let Self { rule, differing, ongoing, comparison } = self;
+        if !rule.enabled {
+            return Vec::new();
+        }
+        let present: Vec<_> = differing
+            .grouped(sweep.now, *comparison, 0)
+            .into_iter()
+            .filter(|(group, present)| present.count >= rule.least() || ongoing.is_going_on(group))
+            .collect();
+        ongoing.update(sweep.now, present)
     }
 
     fn active(&self, kind: AnomalyKind) -> usize {
-        if kind == AnomalyKind::ViewMismatch { self.differing.active() } else { 0 }
+        if kind == AnomalyKind::ViewMismatch { self.ongoing.active() } else { 0 }
+    }
+
+    fn overflow(&self) -> u64 {
+        self.differing.overflow() + self.ongoing.overflow()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tcpfsm_common::{flow::FlowKey4, fsm::State};
+    use tcpfsm_common::{flow::End, segment::TcpFlags};
 
     use super::*;
-    use crate::report::{Phase, Side};
+    use crate::{detect::tests::Sweeps, pipeline::synthetic::Conversation, report::Phase};
 
     #[test]
     fn it_begins_with_the_first_comparison_and_ends_when_they_agree() {
-        let differing = Dwelling {
-            key: FlowKey::V4(FlowKey4 { addr: [1, 2], port: [3, 80], scope: 0 }),
-            end: End::High,
-            side: Side::Resp,
-            state: State::Established,
-            confirmed: true,
-            since: 5,
-            service: ([10, 0, 0, 2], 80).into(),
-            ifindex: 1,
-        };
-        let mut detector = ViewMismatch::new();
-        assert_eq!(detector.swept(1, 1), []);
+        let mut talk = Conversation::new();
+        talk.handshake();
+        let stuck = talk.stuck(0);
+        let seen = Seen { observation: &stuck, sweep: 1 };
+        let differing = seen.dwelling(End::High, talk.verdict().state(End::High), 5);
+        let (mut detector, mut sweeps) = (ViewMismatch::new(&Rules::default()), Sweeps::default());
+        assert_eq!(sweeps.end(&mut detector, 1), []);
         detector.compared([differing]);
-        let [start] = detector.swept(2, 2)[..] else { panic!("one") };
+        let [start] = sweeps.end(&mut detector, 2)[..] else { panic!("one") };
         assert_eq!((start.phase, start.count, start.kind), (Phase::Start, 1, AnomalyKind::ViewMismatch));
-        for sweep in 3..9 {
-            assert_eq!(detector.swept(sweep.into(), sweep), [], "no comparison, no news");
+        for now in 3..9 {
+            assert_eq!(sweeps.end(&mut detector, now), [], "no comparison, no news");
         }
         detector.compared([]);
         detector.compared([]);
-        assert_eq!(detector.swept(9, 9)[0].phase, Phase::End);
+        assert_eq!(sweeps.end(&mut detector, 9)[0].phase, Phase::End);
 
         detector.compared([differing]);
-        assert_eq!(detector.swept(10, 10)[0].phase, Phase::Start);
-        detector.left(&differing.key, End::High);
-        assert_eq!(detector.swept(11, 11)[0].phase, Phase::End, "the wire moved on");
+        assert_eq!(sweeps.end(&mut detector, 10)[0].phase, Phase::Start);
+        sweeps.tell(&mut detector, &talk.segment(End::High, TcpFlags::FIN | TcpFlags::ACK, 0));
+        assert_eq!(sweeps.end(&mut detector, 11)[0].phase, Phase::End, "the wire moved on");
     }
 }

@@ -6,5 +6,6 @@ pub mod jsonl;
 pub mod owner;
 pub mod process;
 pub mod prometheus;
+mod sentence;
 pub mod stdout;
 pub mod text;

@@ -36,8 +36,10 @@ pub struct Scrape {
     pub gauges: Gauges,
     /// Capacity of each flow map.
     pub capacities: [u32; 4],
+    /// Capacity of the map of services.
+    pub services: u32,
     /// What was lost in userspace, by place.
-    pub lost: [(&'static str, u64); 5],
+    pub lost: [(&'static str, u64); 6],
     /// This process.
     pub process: ProcessStats,
 }
@@ -217,7 +219,7 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
         "Events lost because the ring was full. Counters and states are exact all the same.",
         health(Health::EventsLost),
     );
-    page.family("tcpfsm_lost_total", "counter", "Events and reports lost in userspace, by where.");
+    page.family("tcpfsm_lost_total", "counter", "Events, reports and flows lost in userspace, by where.");
     for (place, count) in lost {
         page.sample("tcpfsm_lost_total", &[("where", place)], count);
     }
@@ -226,14 +228,16 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
         "State changes given up because other CPUs kept changing the same flow.",
         health(Health::VerdictLost),
     );
-    page.family("tcpfsm_map_entries", "gauge", "Flows in each map, at the last sweep.");
+    page.family("tcpfsm_map_entries", "gauge", "Flows, or services, in each map, at the last sweep.");
     for (map, report) in FLOW_MAPS.into_iter().zip(&gauges.maps) {
         page.sample("tcpfsm_map_entries", &[("map", &map.to_lowercase())], report.flows);
     }
-    page.family("tcpfsm_map_capacity", "gauge", "Flows that each map has room for.");
+    page.sample("tcpfsm_map_entries", &[("map", "services")], gauges.services);
+    page.family("tcpfsm_map_capacity", "gauge", "Flows, or services, that each map has room for.");
     for (map, capacity) in FLOW_MAPS.into_iter().zip(capacities) {
         page.sample("tcpfsm_map_capacity", &[("map", &map.to_lowercase())], capacity);
     }
+    page.sample("tcpfsm_map_capacity", &[("map", "services")], scrape.services);
     page.counter("tcpfsm_map_insert_failed_total", "Flows that no map took.", health(Health::InsertFailed));
     page.counter("tcpfsm_expired_total", "Flows that the sweep removed.", health(Health::Expired));
     page.counter("tcpfsm_sweeps_total", "Sweeps over the flow maps.", gauges.sweeps);
@@ -371,7 +375,15 @@ mod tests {
                 ..Gauges::default()
             },
             capacities: [262_144, 131_072, 65_536, 32_768],
-            lost: [("queue", 0), ("stdout", 0), ("watchers", 0), ("journal", 0), ("malformed", 0)],
+            services: 8_192,
+            lost: [
+                ("queue", 0),
+                ("stdout", 0),
+                ("watchers", 0),
+                ("journal", 0),
+                ("malformed", 0),
+                ("detectors", 0),
+            ],
             process: ProcessStats::default(),
         }
     }

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
 
-use super::owner;
+use super::{owner, sentence};
 use crate::{
     clock::short_duration,
-    owner::{Confidence, Proc, Unowned},
-    report::{Anomaly, Body, ConnClosed, Flow, Phase, Report, Side, Transition},
+    owner::{Proc, Unowned},
+    report::{Body, ConnClosed, Flow, Report, Side, Transition},
 };
 
 /// How much goes into a line.
@@ -60,7 +60,7 @@ impl TextLines {
         let _ = match &report.body {
             Body::Transition(transition) => self.transition(line, &time, transition),
             Body::ConnClosed(closed) => self.closed(line, &time, closed),
-            Body::Anomaly(anomaly) => Self::anomaly(line, &time, anomaly),
+            Body::Anomaly(anomaly) => sentence::write(line, &time, anomaly),
         };
         while line.ends_with(' ') {
             line.pop();
@@ -128,65 +128,6 @@ impl TextLines {
         Ok(())
     }
 
-    fn anomaly(line: &mut String, time: &str, anomaly: &Anomaly) -> std::fmt::Result {
-        let Anomaly {
-            flow,
-            side,
-            anomaly: kind,
-            phase,
-            severity,
-            service,
-            count,
-            peak,
-            oldest_ns,
-            state,
-            kernel_state,
-            proc,
-            unowned,
-            ..
-        } = anomaly;
-        let kernel = match kernel_state.as_deref() {
-            Some(kernel) if kernel != state.name() && *phase != Phase::End => {
-                format!(", where the kernel's own socket is {kernel}")
-            }
-            Some(_) | None => String::new(),
-        };
-        let state = state.ss_name();
-        write!(line, "{time:<15} {} {}: ", severity.name().to_uppercase(), kind.name())?;
-        let role = match side {
-            Side::Resp => format!("at {service}"),
-            Side::Orig => format!("with {service}"),
-        };
-        let own = flow.local.is_some_and(|local| local.includes(*side));
-        let owner = match (proc, unowned) {
-            (Some(Proc { pid, comm, unit, confidence, .. }), _) => {
-                let verb = if *confidence == Confidence::Listener { "listener " } else { "" };
-                let unit = unit.as_ref().map(|unit| format!(" of {unit}")).unwrap_or_default();
-                format!(", {verb}{comm}[{pid}]{unit}")
-            }
-            (None, Some(unowned)) => format!(", no owner: {}", unowned.why.short()),
-            (None, None) if own => ", owner unknown".to_owned(),
-            (None, None) => String::new(),
-        };
-        match phase {
-            Phase::Start | Phase::Update => {
-                let connections = if *count == 1 { "connection" } else { "connections" };
-                let goes_on = if *phase == Phase::Update { "still " } else { "" };
-                write!(
-                    line,
-                    "{goes_on}{count} {connections} {role} in {state}, the oldest for {}: {} -> {}{kernel}{owner}",
-                    short_duration(*oldest_ns),
-                    flow.orig,
-                    flow.resp
-                )
-            }
-            Phase::End => write!(
-                line,
-                "over: no connection {role} is stuck in {state} any more (at most {peak} were){owner}"
-            ),
-        }
-    }
-
     fn iface(&self, line: &mut String, flow: &Flow) -> std::fmt::Result {
         if self.width == Width::Wide { write!(line, "{:<10} ", flow.iface) } else { Ok(()) }
     }
@@ -235,8 +176,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Wall,
-        detect::AnomalyKind,
-        report::{Cause, Local, Severity},
+        report::{Cause, Local},
     };
 
     fn lines(width: Width) -> TextLines {
@@ -289,36 +229,6 @@ mod tests {
         assert!(
             wide.contains("CLOSE-WAIT  ") && wide.ends_with("eth0       java[4711] app.service\n"),
             "{wide}"
-        );
-    }
-
-    #[test]
-    fn an_anomaly_is_a_sentence() {
-        let anomaly = |phase, count| {
-            Body::Anomaly(Anomaly {
-                flow: flow(),
-                side: Side::Resp,
-                anomaly: AnomalyKind::CloseWaitStuck,
-                phase,
-                severity: Severity::Warning,
-                service: flow().resp,
-                count,
-                peak: 2_310,
-                first_seen: Wall(0),
-                oldest_ns: 192_000_000_000,
-                state: State::CloseWait,
-                kernel_state: None,
-                proc: Some(Proc { pid: 4_711, comm: "java".into(), ..Proc::default() }),
-                unowned: None,
-            })
-        };
-        assert_eq!(
-            written(Width::Table, anomaly(Phase::Start, 2_310)),
-            "10:00:00.072385 WARNING close_wait_stuck: 2310 connections at 10.0.0.2:8080 in CLOSE-WAIT, \
-             the oldest for 3m12s: 10.0.0.1:40001 -> 10.0.0.2:8080, java[4711]\n"
-        );
-        assert!(
-            written(Width::Table, anomaly(Phase::End, 0)).contains("over: no connection at 10.0.0.2:8080")
         );
     }
 

@@ -30,13 +30,14 @@ pub fn load(object: &[u8], config: &Config) -> Result<Kernel> {
     check(object)?;
     let kernel_config = Raw(kernel_config(config));
     let log_level = config.log_level.kernel();
-    let MapSizes { flows4, flows6, embryos4, embryos6, events } = config.maps;
+    let MapSizes { flows4, flows6, embryos4, embryos6, services, events } = config.maps;
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::CONFIG, &kernel_config, true)
         // Missing when no log statement was compiled in.
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries(names::EVENTS, events)
+        .map_max_entries(names::SERVICES, services)
         .verifier_log_level(match config.log_level {
             LogLevel::Trace => VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS,
             _ => VerifierLogLevel::STATS,

@@ -13,6 +13,7 @@
 //! clsact filters, on kernels without TCX, outlive it.
 
 pub mod attach;
+mod batch;
 pub mod counters;
 pub mod detach;
 pub mod events;
@@ -22,6 +23,7 @@ mod plan;
 mod pod;
 pub mod probe;
 pub mod records;
+pub mod services;
 pub mod sweep;
 mod sys;
 
@@ -51,6 +53,8 @@ pub mod names {
     pub const SWEEP_REPORT: &str = "SWEEP_REPORT";
     /// What the correction is to do, and whether it was done.
     pub const CORRECTION: &str = "CORRECTION";
+    /// Handshakes by service.
+    pub const SERVICES: &str = "SERVICES";
     /// Read-only configuration.
     pub const CONFIG: &str = "CONFIG";
 }

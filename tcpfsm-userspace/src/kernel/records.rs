@@ -1,9 +1,6 @@
 //! The flows themselves, read in batches: what `tcpfsm list` shows.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use tcpfsm_common::{
@@ -13,11 +10,8 @@ use tcpfsm_common::{
 use tracing::debug;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{bpf_error, chain, loader::Kernel, names, pod::Raw, sys, sys::BatchPosition};
+use super::{batch, bpf_error, chain, loader::Kernel, names, pod::Raw, sys, sys::BatchPosition};
 use crate::error::{Error, Result};
-
-/// Elements per system call to begin with.
-const BATCH: usize = 2_048;
 
 /// The four flow maps.
 #[derive(Debug)]
@@ -174,7 +168,7 @@ impl<K: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> FlowMap<K>
                 take(key, record);
             }
         };
-        let error = match self.for_each_batch(&mut take) {
+        let error = match batch::for_each(self.fd.as_fd(), |key, record| take(key, record)) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -238,31 +232,6 @@ impl<K: FromBytes + IntoBytes + Immutable + Copy + Default + 'static> FlowMap<K>
                     records.resize(keys.len(), FlowRecord::default());
                 }
                 Err(error) => return Err(bpf_error(format!("read map {}", self.name))(&error)),
-            }
-        }
-    }
-
-    fn for_each_batch(&self, take: &mut impl FnMut(K, &FlowRecord)) -> io::Result<()> {
-        let mut keys = vec![K::default(); BATCH];
-        let mut records = vec![FlowRecord::default(); BATCH];
-        let mut position = None;
-        loop {
-            match sys::lookup_batch(self.fd.as_fd(), position, &mut keys, &mut records) {
-                Ok(batch) => {
-                    for (key, record) in keys.iter().zip(&records).take(batch.count) {
-                        take(*key, record);
-                    }
-                    match batch.next {
-                        Some(next) => position = Some(next),
-                        None => return Ok(()),
-                    }
-                }
-                // One bucket holds more than fits: the next attempt has room for it.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && keys.len() < 1 << 20 => {
-                    keys.resize(keys.len() * 2, K::default());
-                    records.resize(keys.len(), FlowRecord::default());
-                }
-                Err(error) => return Err(error),
             }
         }
     }

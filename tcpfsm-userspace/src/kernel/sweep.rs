@@ -1,12 +1,21 @@
 //! The walk over all flows inside the kernel: 101 ms per million flows, against 350 for batch lookups from here.
 
+use std::sync::Arc;
+
 use aya::{
     maps::{Array, MapData},
     programs::{TestRun as _, TestRunOptions},
 };
-use tcpfsm_common::abi::{Correction, SweepReport, SweepRequest};
+use tcpfsm_common::abi::{Correction, Counters, SweepReport, SweepRequest};
 
-use super::{attach, bpf_error, loader::Kernel, names, pod::Raw};
+use super::{
+    attach, bpf_error,
+    counters::CounterMap,
+    loader::Kernel,
+    names,
+    pod::Raw,
+    services::{ServiceMap, Services},
+};
 use crate::error::Result;
 
 /// A frame for the program to run on: it does not look at it, but the kernel wants one.
@@ -15,12 +24,25 @@ const DUMMY_FRAME: [u8; 64] = [0; 64];
 /// What a sweep found in each flow map, in the order of [`names::FLOW_MAPS`].
 pub type SweepReports = [SweepReport; 4];
 
+/// All that there is to know after a sweep.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// What it found in each flow map.
+    pub maps: SweepReports,
+    /// Handshakes by service.
+    pub services: Services,
+    /// The counters.
+    pub counters: Counters,
+}
+
 /// Runs sweeps. It holds the loaded object, and with it the program.
 pub struct Sweeper {
     kernel: Kernel,
     request: Array<MapData, Raw<SweepRequest>>,
     reports: Array<MapData, Raw<SweepReport>>,
     correction: Array<MapData, Raw<Correction>>,
+    services: ServiceMap,
+    counters: Arc<CounterMap>,
 }
 
 impl Sweeper {
@@ -28,21 +50,22 @@ impl Sweeper {
     ///
     /// # Errors
     /// The object lacks the maps, or the kernel refuses the program.
-    pub fn take(mut kernel: Kernel) -> Result<Self> {
+    pub fn take(mut kernel: Kernel, counters: Arc<CounterMap>) -> Result<Self> {
         let request = kernel.take_map(names::SWEEP_REQUEST)?;
         let reports = kernel.take_map(names::SWEEP_REPORT)?;
         let correction = kernel.take_map(names::CORRECTION)?;
+        let services = ServiceMap::take(&mut kernel)?;
         kernel.classifier(names::SWEEP)?;
         kernel.classifier(names::CORRECT)?;
-        Ok(Self { kernel, request, reports, correction })
+        Ok(Self { kernel, request, reports, correction, services, counters })
     }
 
     /// Sweeps once. Takes as long as the maps are full: not for a thread that must not wait.
     ///
     /// # Errors
     /// A system call failed.
-    pub fn sweep(&mut self, request: &SweepRequest) -> Result<SweepReports> {
-        let Self { kernel, request: request_map, reports, correction: _ } = self;
+    pub fn sweep(&mut self, request: &SweepRequest) -> Result<Sweep> {
+        let Self { kernel, request: request_map, reports, correction: _, services, counters } = self;
         request_map
             .set(0, Raw(*request), 0)
             .map_err(|error| bpf_error("write the sweep's request")(&error))?;
@@ -58,7 +81,7 @@ impl Sweeper {
                 reports.get(&index, 0).map_err(|error| bpf_error("read the sweep's report")(&error))?;
             *report = value;
         }
-        Ok(found)
+        Ok(Sweep { maps: found, services: services.read()?, counters: counters.read()? })
     }
 
     /// Changes one verdict, if it is still what the daemon saw; says whether it was.
@@ -66,7 +89,7 @@ impl Sweeper {
     /// # Errors
     /// A system call failed.
     pub fn correct(&mut self, correction: &Correction) -> Result<bool> {
-        let Self { kernel, request: _, reports: _, correction: map } = self;
+        let Self { kernel, correction: map, .. } = self;
         map.set(0, Raw(*correction), 0).map_err(|error| bpf_error("write a correction")(&error))?;
         run(kernel, names::CORRECT, "correct a flow")?;
         let Raw(answer) = map.get(&0, 0).map_err(|error| bpf_error("read a correction")(&error))?;

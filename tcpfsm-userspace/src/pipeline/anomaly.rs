@@ -9,7 +9,7 @@ use crate::{
     clock::WallClock,
     detect::Finding,
     owner::Ownership,
-    report::{Anomaly, Flow, Side},
+    report::{Anomaly, Flow, Ratio, Side},
 };
 
 /// A finding as it is reported. Asks the host.
@@ -19,7 +19,19 @@ pub(crate) fn anomaly(
     iface: Cow<'static, str>,
     clock: WallClock,
 ) -> Anomaly {
-    let &Finding { kind, phase, severity, count, peak, first_seen, time, oldest } = finding;
+    let &Finding {
+        kind,
+        phase,
+        severity,
+        count,
+        peak,
+        first_seen,
+        time,
+        oldest,
+        source,
+        technique,
+        permille,
+    } = finding;
     let ends = [oldest.end, oldest.end.other()].map(|end| oldest.key.socket_addr(end));
     let [orig, resp] = match oldest.side {
         Side::Orig => ends,
@@ -38,6 +50,9 @@ pub(crate) fn anomaly(
         phase,
         severity,
         service: oldest.service,
+        source,
+        technique: technique.map(Cow::Borrowed),
+        ratio: permille.map(Ratio),
         count,
         peak,
         first_seen: clock.at(first_seen),

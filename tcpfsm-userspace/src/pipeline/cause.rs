@@ -40,6 +40,7 @@ pub(crate) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to:
     let sent_it = event.sender_end() == end;
     match kind {
         EventKind::Expired | EventKind::Stuck => return "timeout",
+        EventKind::Stray => return "other",
         // The sweep's last word on a flow comes with its totals: no segment did it.
         EventKind::Closed
             if event.flags == 0 && event.verdict_after().close_reason() == CloseReason::Timeout =>

@@ -2,14 +2,11 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use tcpfsm_common::{
-    abi::{EventKind, SweepRequest, Verdict},
-    flow::End,
-};
+use tcpfsm_common::abi::SweepRequest;
 use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
@@ -20,17 +17,17 @@ use super::{
     gauges::{Attached, Losses, SharedGauges},
     history::Page,
     publish::Publisher,
-    translate::{addresses, side_of, steps},
+    translate::{addresses, side_of},
 };
 use crate::{
     clock::monotonic_ns,
-    config::Config,
-    detect::{self, AnomalyKind, Detector, Dwelling, ViewMismatch},
+    config::{Config, Rule},
+    detect::{self, AnomalyKind, Detector, Dwelling, Repeats, Seen, SweepEnd, ViewMismatch},
     error::Result,
     kernel::{
         attach::Attachment,
         events::EventRing,
-        sweep::{SweepReports, Sweeper},
+        sweep::{Sweep, Sweeper},
     },
     report::Phase,
     source::live::{self, Observation},
@@ -53,6 +50,12 @@ const MAX_STEPS: usize = 64;
 
 /// The sweep repeats itself about a stuck flow after this long.
 const REPEAT: Duration = Duration::from_secs(60);
+
+/// And about a flow in another condition: its end makes no event, so the silence about it must tell.
+const CONDITION_REPEAT: Duration = Duration::from_secs(15);
+
+/// Retransmissions of one end below which their share says nothing.
+const LEAST_RTX: u32 = 32;
 
 /// Between two looks whether the interfaces are still there.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
@@ -92,7 +95,7 @@ pub struct Background {
 /// A sweep that came back, with what made it.
 struct Swept {
     background: Background,
-    found: Result<SweepReports>,
+    found: Result<Sweep>,
     took: Duration,
     compared: Result<Option<Round>>,
 }
@@ -107,22 +110,19 @@ impl Engine {
         publisher: Publisher,
         shared: SharedGauges,
     ) -> Self {
-        let report_every = report_every(config.sweep_interval);
+        let repeats = Repeats {
+            stuck: sweeps_in(REPEAT, config.sweep_interval),
+            conditions: sweeps_in(CONDITION_REPEAT, config.sweep_interval),
+        };
         let engine = Self {
             ring,
             attachments,
             gone: Vec::new(),
-            detectors: detect::all(report_every),
-            mismatches: ViewMismatch::new(),
+            detectors: detect::all(config, repeats, local_ports()),
+            mismatches: ViewMismatch::new(&config.detect),
             publisher,
             shared,
-            request: SweepRequest {
-                now: 0,
-                timeout: config.timeouts.nanoseconds(),
-                stuck: config.stuck.nanoseconds(),
-                number: 0,
-                report_every,
-            },
+            request: request(config, repeats),
             sweep_interval: config.sweep_interval,
             interfaces_checked: Instant::now(),
             sweep_failed: false,
@@ -188,11 +188,7 @@ impl Engine {
             let Self { ring, detectors, mismatches, request, shared, .. } = self;
             let count = ring.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
-                    feed(detectors, &observation, request);
-                    if mismatches.active(AnomalyKind::ViewMismatch) > 0 {
-                        steps(&observation.event)
-                            .for_each(|step| mismatches.left(&observation.event.key(), step.end));
-                    }
+                    feed(detectors, mismatches, &observation, request.number);
                     page.note(&observation);
                     if wanted {
                         batch.push(observation);
@@ -241,9 +237,9 @@ impl Engine {
         }
     }
 
-    fn swept(&mut self, found: Result<SweepReports>, took: Duration) {
-        let maps = match found {
-            Ok(maps) => maps,
+    fn swept(&mut self, found: Result<Sweep>, took: Duration) {
+        let Sweep { maps, services, counters } = match found {
+            Ok(sweep) => sweep,
             Err(error) => {
                 if !std::mem::replace(&mut self.sweep_failed, true) {
                     warn!("{error}: flows do not expire until it works again");
@@ -254,13 +250,17 @@ impl Engine {
         self.sweep_failed = false;
         let SweepRequest { now, number, .. } = self.request;
         let mut findings = Vec::new();
+        let end = SweepEnd { now, number, counters: &counters, services: &services };
         for detector in &mut self.detectors {
-            findings.extend(detector.swept(now, number));
+            findings.extend(detector.swept(&end));
         }
-        findings.extend(self.mismatches.swept(now, number));
+        findings.extend(self.mismatches.swept(&end));
+        let overflow = self.detectors.iter().map(|detector| detector.overflow()).sum::<u64>();
+        self.shared.losses.detectors.store(overflow + self.mismatches.overflow(), Ordering::Relaxed);
         let Self { detectors, mismatches, shared, .. } = self;
         shared.update(|gauges| {
             gauges.maps = maps;
+            gauges.services = services.len() as u64;
             gauges.sweeps += 1;
             gauges.swept = Some(Instant::now());
             gauges.sweep_duration = took;
@@ -331,8 +331,8 @@ async fn finished(sweeping: &mut Option<JoinHandle<Swept>>) -> Option<Swept> {
     }
 }
 
-fn report_every(sweep_interval: Duration) -> u32 {
-    let sweeps = REPEAT.as_millis() / sweep_interval.as_millis().max(1);
+fn sweeps_in(time: Duration, sweep_interval: Duration) -> u32 {
+    let sweeps = time.as_millis() / sweep_interval.as_millis().max(1);
     u32::try_from(sweeps).unwrap_or(u32::MAX).max(1)
 }
 
@@ -352,112 +352,77 @@ fn dwelling_of(mismatch: &Mismatch) -> Dwelling {
     }
 }
 
-/// Tells the detectors.
-fn feed(detectors: &mut [Box<dyn Detector>], observation: &Observation, request: &SweepRequest) {
-    let event = &observation.event;
-    match observation.kind {
-        EventKind::Stuck => {
-            for dwelling in dwellings(observation, request) {
-                for detector in detectors.iter_mut() {
-                    detector.dwelling(&dwelling, request.number);
-                }
-            }
-        }
-        EventKind::Verdict | EventKind::Expired | EventKind::Closed | EventKind::Host => {
-            for step in steps(event) {
-                for detector in detectors.iter_mut() {
-                    detector.left(&event.key(), step.end);
-                }
-            }
-        }
-        EventKind::Fact => {}
+/// What every sweep looks for; its time and number are filled in when it starts.
+fn request(config: &Config, repeats: Repeats) -> SweepRequest {
+    let of = |kind: AnomalyKind| Some(&config.detect[kind]).filter(|rule| rule.enabled);
+    let storm = of(AnomalyKind::RetransmissionStorm);
+    SweepRequest {
+        timeout: config.timeouts.nanoseconds(),
+        stuck: config.stuck.nanoseconds(),
+        idle: of(AnomalyKind::IdleEstablished).map_or(0, Rule::after_ns),
+        unanswered: of(AnomalyKind::PeerGone).map_or(0, Rule::after_ns),
+        rtx: LEAST_RTX,
+        rtx_share: storm.and_then(|rule| rule.percent).map_or(0, |percent| 100 / u32::from(percent.max(1))),
+        report_every: repeats.stuck,
+        conditions_every: repeats.conditions,
+        ..SweepRequest::default()
     }
 }
 
-/// The ends beyond their threshold: the sweep names one, both may be.
-fn dwellings(observation: &Observation, request: &SweepRequest) -> impl Iterator<Item = Dwelling> + use<> {
-    let event = observation.event;
-    let stuck = request.stuck;
-    let now = event.time.max(request.now);
-    let verdict: Verdict = event.verdict_after();
-    [End::Low, End::High].into_iter().filter_map(move |end| {
-        let state = verdict.state(end);
-        let since = event.since[end as usize & 1];
-        let threshold = stuck[state as usize];
-        let key = event.key();
-        let [_, service] = addresses(&key, verdict);
-        (threshold != 0 && now.saturating_sub(since) >= threshold).then(|| Dwelling {
-            key,
-            end,
-            side: side_of(verdict, end),
-            state,
-            confirmed: verdict.is_confirmed(end),
-            since,
-            service,
-            ifindex: event.ifindex,
-        })
-    })
+/// How many ephemeral ports this host has (`ip_local_port_range`).
+fn local_ports() -> u64 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    parse_ports(&range).unwrap_or(28_232)
+}
+
+fn parse_ports(range: &str) -> Option<u64> {
+    let mut numbers = range.split_whitespace().map(str::parse::<u64>);
+    let (first, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    (last >= first).then(|| last - first + 1)
+}
+
+/// Tells the detectors.
+fn feed(
+    detectors: &mut [Box<dyn Detector>],
+    mismatches: &mut ViewMismatch,
+    observation: &Observation,
+    sweep: u32,
+) {
+    let seen = Seen { observation, sweep };
+    mismatches.seen(&seen);
+    for detector in detectors.iter_mut() {
+        detector.seen(&seen);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tcpfsm_common::{fsm::State, segment::TcpFlags};
-
     use super::*;
-    use crate::{
-        config::PerState,
-        pipeline::synthetic::{Conversation, RESP},
-        report::Side,
-    };
-
-    fn request() -> SweepRequest {
-        SweepRequest {
-            stuck: PerState::default_stuck().nanoseconds(),
-            number: 1,
-            report_every: 12,
-            ..SweepRequest::default()
-        }
-    }
-
-    #[test]
-    fn a_half_open_handshake_is_found_and_forgotten() {
-        let mut detectors = detect::all(12);
-        let mut talk = Conversation::new();
-        talk.segment(End::Low, TcpFlags::SYN, 0);
-        talk.segment(End::High, TcpFlags::SYN | TcpFlags::ACK, 0);
-        assert_eq!(talk.verdict().state(End::High), State::SynRecv);
-        talk.now += 11_000_000_000;
-        let stuck = talk.stuck(End::High);
-        feed(&mut detectors, &stuck, &request());
-        let findings = detectors[0].swept(talk.now, 1);
-        assert_eq!(findings.len(), 1);
-        let oldest = findings[0].oldest;
-        assert_eq!((oldest.side, oldest.state, oldest.service), (Side::Resp, State::SynRecv, RESP));
-
-        let last = talk.segment(End::Low, TcpFlags::ACK, 0);
-        feed(&mut detectors, &last, &request());
-        assert_eq!(detectors[0].swept(talk.now, 2)[0].phase, Phase::End);
-    }
-
-    #[test]
-    fn a_close_wait_is_found_at_its_end_only() {
-        let mut detectors = detect::all(12);
-        let mut talk = Conversation::new();
-        talk.handshake();
-        talk.segment(End::Low, TcpFlags::FIN | TcpFlags::ACK, 0);
-        talk.segment(End::High, TcpFlags::ACK, 0);
-        talk.now += 61_000_000_000;
-        feed(&mut detectors, &talk.stuck(End::High), &request());
-        assert_eq!(detectors[0].swept(talk.now, 1), []);
-        let findings = detectors[1].swept(talk.now, 1);
-        assert_eq!(findings.len(), 1);
-        assert_eq!((findings[0].oldest.side, findings[0].count), (Side::Resp, 1));
-    }
+    use crate::config::Rules;
 
     #[test]
     fn stuck_flows_are_repeated_once_a_minute() {
-        assert_eq!(report_every(Duration::from_secs(5)), 12);
-        assert_eq!(report_every(Duration::from_millis(100)), 600);
-        assert_eq!(report_every(Duration::from_secs(600)), 1);
+        assert_eq!(sweeps_in(REPEAT, Duration::from_secs(5)), 12);
+        assert_eq!(sweeps_in(REPEAT, Duration::from_millis(100)), 600);
+        assert_eq!(sweeps_in(REPEAT, Duration::from_secs(600)), 1);
+    }
+
+    #[test]
+    fn the_sweep_looks_for_what_the_rules_say() {
+        let repeats = Repeats { stuck: 12, conditions: 3 };
+        let wanted = request(&Config::default(), repeats);
+        assert_eq!((wanted.unanswered, wanted.idle), (30_000_000_000, 8_100_000_000_000));
+        assert_eq!((wanted.rtx_share, wanted.report_every, wanted.conditions_every), (5, 12, 3));
+        let off = |rules: Rules, kind| rules.with(kind, |rule| rule.enabled = false);
+        let detect = AnomalyKind::ALL.into_iter().fold(Rules::default(), off);
+        let wanted = request(&Config { detect, ..Config::default() }, repeats);
+        assert_eq!((wanted.unanswered, wanted.idle, wanted.rtx_share), (0, 0, 0));
+    }
+
+    #[test]
+    fn local_ports_are_counted() {
+        assert_eq!(parse_ports("32768\t60999\n"), Some(28_232));
+        assert_eq!(parse_ports(""), None);
+        assert_eq!(parse_ports("2 1"), None);
     }
 }

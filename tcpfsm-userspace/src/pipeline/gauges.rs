@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Gauges {
     /// What the last sweep found, by map.
     pub maps: SweepReports,
+    /// Services whose handshakes are counted.
+    pub services: u64,
     /// Sweeps so far.
     pub sweeps: u64,
     /// When the last one ended.
@@ -84,6 +86,8 @@ pub struct Losses {
     pub journal: AtomicU64,
     /// Ring records that could not be read.
     pub malformed: AtomicU64,
+    /// Flows, services and sources that the detectors had no room for.
+    pub detectors: AtomicU64,
 }
 
 impl Losses {

@@ -34,7 +34,7 @@ impl Page {
             | EventKind::Expired
             | EventKind::Closed
             | EventKind::Host => true,
-            EventKind::Stuck => false,
+            EventKind::Stuck | EventKind::Stray => false,
         };
         if lives && self.0.len() < MAX_OF_BATCH {
             self.0.push(*observation);

@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 
 use tcpfsm_common::{
-    abi::{EventKey as _, EventKind, FlowEvent, FlowRecord, Verdict},
+    abi::{Conditions, EventKey as _, EventKind, FlowEvent, FlowRecord, SweepRequest, Verdict},
     flow::{End, Endpoints4, FlowKey},
-    fsm::{Config, advance},
+    fsm::{Config, PlainDesk, State, advance, expire, observe_icmp},
+    packet::{IcmpError, Unreachable},
     segment::{Segment, TcpFlags},
     seq::SeqNum,
 };
 
 use crate::{
+    config::PerState,
     report::Flow,
-    source::live::{Observation, Totals},
+    source::live::{Observation, Sight, Totals},
 };
 
 pub(crate) const ORIG: SocketAddr =
@@ -30,7 +32,17 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     pub(crate) fn new() -> Self {
-        let ends = Endpoints4 { src: [10, 0, 0, 1], dst: [10, 0, 0, 2], src_port: 40_001, dst_port: 8_080 };
+        Self::from_port(ORIG.port())
+    }
+
+    /// The same from another port of the originator's.
+    pub(crate) fn from_port(port: u16) -> Self {
+        Self::between(port, RESP.port())
+    }
+
+    /// The same with these ports.
+    pub(crate) fn between(src_port: u16, dst_port: u16) -> Self {
+        let ends = Endpoints4 { src: [10, 0, 0, 1], dst: [10, 0, 0, 2], src_port, dst_port };
         let (key, source) = ends.key(0);
         assert_eq!(source, End::Low);
         Self {
@@ -65,28 +77,64 @@ impl Conversation {
         self.next[own] = segment.end_seq().0;
         let (before, since) = (self.record.shared.verdict, self.record.shared.since);
         let (step, change) = advance(&mut self.record, sender, &segment, self.now, Config::default());
-        let mut event = FlowEvent {
-            sender: sender as u8,
-            flags,
-            time: self.now,
-            before,
-            after: step.verdict.0,
-            since,
-            facts: step.facts.0,
-            ifindex: 1,
-            len,
-            ..FlowEvent::new(if change.over { EventKind::Closed } else { EventKind::Verdict })
-        };
+        let kind = if change.over { EventKind::Closed } else { EventKind::Verdict };
+        let event = FlowEvent { sender: sender as u8, flags, len, ..self.event(kind, before, since) };
+        self.observation(FlowEvent { after: step.verdict.0, facts: step.facts.0, ..event })
+    }
+
+    /// A segment of no known connection.
+    pub(crate) fn stray(&mut self, sender: End, flags: u16) -> Observation {
+        let mut stray = self.segment(sender, flags, 0);
+        stray.kind = EventKind::Stray;
+        stray.event.kind = EventKind::Stray as u8;
+        stray.event.seq = 1;
+        stray
+    }
+
+    /// An ICMP unreachable about the originator's SYN.
+    pub(crate) fn unreachable(&mut self) -> Observation {
+        let (before, since) = (self.verdict(), self.record.shared.since);
+        let error = IcmpError { reason: Unreachable::Host, seq: self.record.sent[0].iss };
+        let step = observe_icmp(&PlainDesk::default(), before, End::Low, &self.record.sent[0], &error);
+        self.record.shared.verdict = step.verdict.0;
+        let event = self.event(EventKind::Closed, before.0, since);
+        self.observation(FlowEvent { facts: step.facts.0, ..event })
+    }
+
+    /// What the sweep ends at `now`.
+    pub(crate) fn expire(&mut self, now: u64) -> Observation {
+        self.now = now;
+        let timeout = PerState::default_timeouts().nanoseconds();
+        let request = SweepRequest { now, timeout, ..SweepRequest::default() };
+        let (before, since) = (self.verdict(), self.record.shared.since);
+        let after = expire(&self.record, &request).verdict;
+        self.record.shared.verdict = after.0;
+        let quiet = |state: State| state.is_closed() || state == State::TimeWait;
+        let was_over = [End::Low, End::High].into_iter().all(|end| quiet(before.state(end)));
+        let over = after.is_closed() && !was_over;
+        let event = self.event(if over { EventKind::Closed } else { EventKind::Expired }, before.0, since);
+        self.observation(event)
+    }
+
+    /// An event without a segment.
+    fn event(&self, kind: EventKind, before: u64, since: [u64; 2]) -> FlowEvent {
+        let after = self.record.shared.verdict;
+        let mut event =
+            FlowEvent { time: self.now, before, after, since, ifindex: 1, ..FlowEvent::new(kind) };
         self.key.fill(&mut event);
+        event
+    }
+
+    fn observation(&self, event: FlowEvent) -> Observation {
+        let kind = EventKind::try_from(event.kind).unwrap();
         let record = &self.record;
-        let totals = change.over.then(|| Totals {
+        let totals = (kind == EventKind::Closed).then(|| Totals {
             packets: record.sent.map(|sent| sent.packets),
             bytes: record.sent.map(|sent| sent.bytes),
             opened: record.shared.opened,
             facts: record.shared.facts,
         });
-        let kind = if change.over { EventKind::Closed } else { EventKind::Verdict };
-        Observation { kind, event, totals }
+        Observation { kind, event, totals, sight: None }
     }
 
     /// Handshake; FIN from the originator; FIN from the responder.
@@ -108,19 +156,19 @@ impl Conversation {
         ]
     }
 
-    /// What the sweep says of an end that is stuck.
-    pub(crate) fn stuck(&self, end: End) -> Observation {
-        let mut event = FlowEvent {
-            sender: end as u8,
-            time: self.now,
-            before: self.record.shared.verdict,
-            after: self.record.shared.verdict,
-            since: self.record.shared.since,
-            ifindex: 1,
-            ..FlowEvent::new(EventKind::Stuck)
+    /// What the sweep says of a flow in these conditions.
+    pub(crate) fn stuck(&self, conditions: u64) -> Observation {
+        let FlowRecord { shared, sent: [low, high] } = &self.record;
+        let event = self.event(EventKind::Stuck, shared.verdict, shared.since);
+        let sight = Sight {
+            conditions: Conditions(conditions),
+            seen: [low.last_seen(), high.last_seen()],
+            packets: [low.packets, high.packets],
+            rtx: shared.rtx,
+            unacked: [low.nxt.0.wrapping_sub(high.ack.0), high.nxt.0.wrapping_sub(low.ack.0)],
         };
-        self.key.fill(&mut event);
-        Observation { kind: EventKind::Stuck, event, totals: None }
+        let event = FlowEvent { facts: shared.facts, ..event };
+        Observation { sight: Some(sight), ..self.observation(event) }
     }
 
     pub(crate) fn verdict(&self) -> Verdict {

@@ -82,7 +82,7 @@ impl Tale {
             self.plain += 1;
             return;
         }
-        let observation = Observation { kind: EventKind::Verdict, event, totals: None };
+        let observation = Observation { kind: EventKind::Verdict, event, totals: None, sight: None };
         if self.head.len() < HEAD {
             self.head.push((number, observation));
             return;

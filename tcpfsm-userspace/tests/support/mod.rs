@@ -10,7 +10,10 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use tcpfsm_common::{
-    abi::{ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, SweepReport, SweepRequest},
+    abi::{
+        ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, ServiceKey, ServiceRecord,
+        StuckEvent, SweepReport, SweepRequest,
+    },
     flow::{FlowKey, FlowKey4, FlowKey6},
 };
 use tcpfsm_userspace::BPF_OBJECT;
@@ -166,15 +169,36 @@ impl Kernel {
         let mut ring = RingBuf::try_from(self.ebpf.map_mut("EVENTS").unwrap()).unwrap();
         let mut events = Vec::new();
         while let Some(item) = ring.next() {
+            // A stuck event begins with one of the usual size; its rest is for those who ask.
             events.push(if item.len() == size_of::<ClosedEvent>() {
                 let closed = ClosedEvent::read_from_bytes(&item).unwrap();
                 assert_eq!(EventKind::try_from(closed.event.kind), Ok(EventKind::Closed));
                 Event { event: closed.event, closed: Some(closed) }
             } else {
-                Event { event: FlowEvent::read_from_bytes(&item).unwrap(), closed: None }
+                Event { event: FlowEvent::read_from_prefix(&item).unwrap().0, closed: None }
             });
         }
         events
+    }
+
+    /// Takes every event out of the ring, and gives what the sweep found amiss.
+    pub fn stuck(&mut self) -> Vec<StuckEvent> {
+        let mut ring = RingBuf::try_from(self.ebpf.map_mut("EVENTS").unwrap()).unwrap();
+        let mut found = Vec::new();
+        while let Some(item) = ring.next() {
+            let (event, _) = FlowEvent::read_from_prefix(&item).unwrap();
+            if event.kind == EventKind::Stuck as u8 {
+                found.push(StuckEvent::read_from_prefix(&item).unwrap().0);
+            }
+        }
+        found
+    }
+
+    /// Every service and what was counted at it.
+    pub fn services(&self) -> Vec<(ServiceKey, ServiceRecord)> {
+        let map: HashMap<&MapData, Raw<ServiceKey>, Raw<ServiceRecord>> =
+            HashMap::try_from(self.ebpf.map("SERVICES").unwrap()).unwrap();
+        map.iter().filter_map(Result::ok).map(|(k, v)| (k.0, v.0)).collect()
     }
 
     /// Walks all flow maps in the kernel.

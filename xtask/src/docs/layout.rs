@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use tcpfsm_common::abi::{
     ClosedEvent, Correction, Counters, DWELL_BUCKETS, Evidence, FlowEvent, FlowRecord, KernelConfig,
-    LATENCY_BUCKETS, STATE_SLOTS, Shared, SweepReport, SweepRequest,
+    LATENCY_BUCKETS, STATE_SLOTS, ServiceKey, ServiceRecord, Shared, StuckEvent, SweepReport, SweepRequest,
 };
 use tcpfsm_common::flow::{FlowKey4, FlowKey6};
 
@@ -13,7 +13,7 @@ use super::markdown;
 use super::source::items;
 
 /// Every type that has a table: its file and its size as the compiler has it.
-const TYPES: [(&str, &str, usize); 13] = [
+const TYPES: [(&str, &str, usize); 16] = [
     ("FlowKey4", "flow.rs", size_of::<FlowKey4>()),
     ("FlowKey6", "flow.rs", size_of::<FlowKey6>()),
     ("FlowRecord", "abi/record.rs", size_of::<FlowRecord>()),
@@ -21,6 +21,9 @@ const TYPES: [(&str, &str, usize); 13] = [
     ("Evidence", "abi/record.rs", size_of::<Evidence>()),
     ("FlowEvent", "abi/event.rs", size_of::<FlowEvent>()),
     ("ClosedEvent", "abi/event.rs", size_of::<ClosedEvent>()),
+    ("StuckEvent", "abi/event.rs", size_of::<StuckEvent>()),
+    ("ServiceKey", "abi/service.rs", size_of::<ServiceKey>()),
+    ("ServiceRecord", "abi/service.rs", size_of::<ServiceRecord>()),
     ("Correction", "abi/correction.rs", size_of::<Correction>()),
     ("Counters", "abi/counter.rs", size_of::<Counters>()),
     ("KernelConfig", "abi/config.rs", size_of::<KernelConfig>()),

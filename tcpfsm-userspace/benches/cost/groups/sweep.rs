@@ -21,8 +21,14 @@ fn request(number: u32) -> SweepRequest {
         now: sys::now() as u64,
         timeout: [forever; 16],
         stuck: [forever; 16],
+        idle: forever,
+        unanswered: forever,
+        rtx: u32::MAX,
+        rtx_share: 5,
         number,
         report_every: 1000,
+        conditions_every: 1000,
+        ..SweepRequest::default()
     }
 }
 

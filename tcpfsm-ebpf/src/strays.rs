@@ -1,0 +1,63 @@
+//! Segments of no known connection, or with impossible flags: counted all, told in part.
+//!
+//! A scan is told apart from a flood by who sent what to whom, which counters do not say. The first ones of each
+//! second are told one by one, of the rest one in [`SAMPLE`], so that a flood of them cannot fill the ring.
+
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns};
+use tcpfsm_common::{
+    abi::{Counters, EventKind, Health},
+    fact::{Fact, Facts},
+};
+
+use crate::{
+    maps::{EVENTS, STRAYS},
+    stats,
+    work::Work,
+};
+
+/// Strays told one by one, per CPU and slot of 1.07 s.
+const EACH: u64 = 1_024;
+
+/// Beyond these, one in so many.
+const SAMPLE: u64 = 64;
+
+/// Whether the facts are a stray's.
+#[inline(always)]
+pub(crate) fn is_stray(facts: Facts) -> bool {
+    facts.0 & (1 << Fact::NoSession as u64 | 1 << Fact::BadFlags as u64) != 0
+}
+
+/// Tells of the stray on the desk, if it is its turn.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tcpfsm_stray(work: *mut Work, counters: *mut Counters) -> u64 {
+    if work.is_null() || counters.is_null() {
+        return 0;
+    }
+    let Some(quota) = STRAYS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the caller passes this CPU's desk and counters; the quota is this CPU's too.
+    let (work, counters, quota) = unsafe { (&mut *work, &mut *counters, &mut *quota) };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let [slot, told] = quota;
+    if *slot != now >> 30 {
+        *slot = now >> 30;
+        *told = 0;
+    }
+    *told += 1;
+    let weight = if *told <= EACH { 1 } else { SAMPLE };
+    if weight != 1 && *told % SAMPLE != 0 {
+        return 0;
+    }
+    work.event.kind = EventKind::Stray as u8;
+    work.event.time = now;
+    work.event.seq = weight as u32;
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        stats::health(counters, Health::EventsLost);
+        return 0;
+    };
+    entry.write(work.event);
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    stats::health(counters, Health::EventsSent);
+    0
+}

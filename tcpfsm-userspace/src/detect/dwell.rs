@@ -1,0 +1,253 @@
+//! Ends that stay too long in a state, or in a condition that the sweep sees.
+
+use tcpfsm_common::{
+    abi::{Conditions, EventKind},
+    flow::End,
+    fsm::State,
+};
+
+use super::{
+    AnomalyKind, Detector, Finding, Repeats, Seen, SweepEnd,
+    members::{Group, Members},
+    ongoing::Ongoing,
+};
+use crate::{
+    config::{Rule, Rules},
+    report::Side,
+};
+
+/// What an end must be in to be a dweller, one line per kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dwell {
+    /// In this state for longer than its threshold. `proved`: only if the end itself showed it.
+    State { state: State, side: Option<Side>, proved: bool },
+    /// Nothing goes over the connection.
+    Idle,
+    /// Its window is closed, and its peer knocks.
+    ZeroWindow,
+}
+
+const fn state(state: State) -> Dwell {
+    Dwell::State { state, side: None, proved: false }
+}
+
+const DWELLS: [(&[AnomalyKind], Dwell); 9] = [
+    // Assumed will do: nothing that the end sends proves CLOSE-WAIT better than an ACK of the FIN.
+    (&[AnomalyKind::CloseWaitStuck], state(State::CloseWait)),
+    (&[AnomalyKind::FinWait1Stuck], state(State::FinWait1)),
+    (&[AnomalyKind::FinWait2Stuck], state(State::FinWait2)),
+    (&[AnomalyKind::LastAckStuck], state(State::LastAck)),
+    (&[AnomalyKind::ClosingStuck], state(State::Closing)),
+    (&[AnomalyKind::SynSentStuck], state(State::SynSent)),
+    // A SYN that nobody answered is no half-open handshake: its responder has no state that it proved.
+    (&[AnomalyKind::HalfOpen], Dwell::State { state: State::SynRecv, side: Some(Side::Resp), proved: true }),
+    (&[AnomalyKind::IdleEstablished], Dwell::Idle),
+    (&[AnomalyKind::ZeroWindowStall], Dwell::ZeroWindow),
+];
+
+/// The detectors of all these kinds.
+pub(super) fn all(rules: &Rules, repeats: Repeats) -> impl Iterator<Item = DwellDetector> {
+    DWELLS.into_iter().map(move |(kinds, dwell)| DwellDetector::new(kinds, dwell, rules, repeats))
+}
+
+/// Finds the dwellers of one kind.
+#[derive(Debug)]
+pub(super) struct DwellDetector {
+    kinds: &'static [AnomalyKind],
+    dwell: Dwell,
+    rule: Rule,
+    members: Members,
+    ongoing: Ongoing<Group>,
+}
+
+impl DwellDetector {
+    fn new(kinds: &'static [AnomalyKind], dwell: Dwell, rules: &Rules, repeats: Repeats) -> Self {
+        let kind = kinds.first().copied().unwrap_or(AnomalyKind::CloseWaitStuck);
+        let repeat = match dwell {
+            Dwell::State { .. } => repeats.stuck,
+            Dwell::Idle | Dwell::ZeroWindow => repeats.conditions,
+        };
+        Self { kinds, dwell, rule: rules[kind], members: Members::new(repeat), ongoing: Ongoing::new(kind) }
+    }
+
+    /// Since when an end has been what this detector looks for, if it is.
+    fn since(&self, seen: &Seen<'_>, end: End) -> Option<u64> {
+        let event = seen.event();
+        match self.dwell {
+            Dwell::State { state, side, proved } => (seen.is_in(Conditions::STUCK, end)
+                && seen.after().state(end) == state
+                && side.is_none_or(|side| seen.side(end) == side)
+                && (!proved || seen.after().is_confirmed(end)))
+            .then_some(event.since[end as usize & 1]),
+            Dwell::Idle => (seen.is_idle() && seen.originator().other() == end)
+                .then(|| seen.sight().map_or(event.time, |sight| sight.seen[0].max(sight.seen[1]))),
+            // When it closed is not known; since when it is seen to be closed will do.
+            Dwell::ZeroWindow => seen.is_in(Conditions::ZERO_WINDOW, end).then_some(event.time),
+        }
+    }
+}
+
+impl Detector for DwellDetector {
+    fn kinds(&self) -> &'static [AnomalyKind] {
+        self.kinds
+    }
+
+    fn seen(&mut self, seen: &Seen<'_>) {
+        let key = seen.key();
+        match seen.kind() {
+            EventKind::Stuck => {
+                for end in [End::Low, End::High] {
+                    match self.since(seen, end) {
+                        Some(since) => {
+                            let dwelling = seen.dwelling(end, seen.after().state(end), since);
+                            self.members.insert(&dwelling, seen.sweep);
+                        }
+                        // The sweep speaks of the flow and not of this: it is over.
+                        None => self.members.remove(&key, end),
+                    }
+                }
+            }
+            EventKind::Verdict | EventKind::Expired | EventKind::Closed | EventKind::Host => {
+                for end in [End::Low, End::High] {
+                    if seen.left(end).is_some() {
+                        self.members.remove(&key, end);
+                    }
+                }
+            }
+            EventKind::Fact | EventKind::Stray => {}
+        }
+    }
+
+    fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
+        let least = self.rule.least();
+        // What [stuck] says is in the sweep's own judgement already; idle too.
+        let after = if self.dwell == Dwell::Idle { 0 } else { self.rule.after_ns() };
+        let groups = self.members.grouped(sweep.now, sweep.number, after);
+        let ongoing = &self.ongoing;
+        let present: Vec<_> = groups
+            .into_iter()
+            .filter(|(group, present)| present.count >= least || ongoing.is_going_on(group))
+            .collect();
+        self.ongoing.update(sweep.now, present)
+    }
+
+    fn active(&self, kind: AnomalyKind) -> usize {
+        if self.kinds.contains(&kind) { self.ongoing.active() } else { 0 }
+    }
+
+    fn overflow(&self) -> u64 {
+        self.members.overflow() + self.ongoing.overflow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpfsm_common::segment::TcpFlags;
+
+    use super::*;
+    use crate::{
+        detect::tests::{REPEATS, Sweeps},
+        pipeline::synthetic::{Conversation, RESP},
+        report::Phase,
+    };
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn detector(kind: AnomalyKind) -> DwellDetector {
+        all(&Rules::default(), REPEATS).find(|detector| detector.kinds == [kind]).unwrap()
+    }
+
+    #[test]
+    fn a_half_open_handshake_is_found_and_forgotten() {
+        let mut detector = detector(AnomalyKind::HalfOpen);
+        let mut sweeps = Sweeps::default();
+        let mut talk = Conversation::new();
+        talk.segment(End::Low, TcpFlags::SYN, 0);
+        sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK << 1));
+        assert_eq!(sweeps.end(&mut detector, talk.now), [], "unanswered");
+        talk.segment(End::High, TcpFlags::SYN | TcpFlags::ACK, 0);
+        talk.now += 11 * SECOND;
+        sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK << 1));
+        let [start] = sweeps.end(&mut detector, talk.now)[..] else { panic!("one") };
+        assert_eq!(
+            (start.oldest.side, start.oldest.state, start.oldest.service),
+            (Side::Resp, State::SynRecv, RESP)
+        );
+        let last = talk.segment(End::Low, TcpFlags::ACK, 0);
+        sweeps.tell(&mut detector, &last);
+        assert_eq!(sweeps.end(&mut detector, talk.now)[0].phase, Phase::End);
+    }
+
+    #[test]
+    fn a_close_wait_is_found_at_its_end_only() {
+        let mut detectors: Vec<_> = all(&Rules::default(), REPEATS).collect();
+        let mut sweeps = Sweeps::default();
+        let mut talk = Conversation::new();
+        talk.handshake();
+        talk.segment(End::Low, TcpFlags::FIN | TcpFlags::ACK, 0);
+        talk.segment(End::High, TcpFlags::ACK, 0);
+        talk.now += 61 * SECOND;
+        for detector in &mut detectors {
+            sweeps.tell(detector, &talk.stuck(Conditions::STUCK << 1));
+            let findings = sweeps.end(detector, talk.now);
+            let expected = detector.kinds == [AnomalyKind::CloseWaitStuck];
+            assert_eq!(findings.len(), usize::from(expected), "{:?}", detector.kinds);
+            assert!(findings.iter().all(|finding| finding.oldest.side == Side::Resp && finding.count == 1));
+        }
+    }
+
+    #[test]
+    fn fewer_than_the_rule_wants_are_no_anomaly() {
+        let mut detector = detector(AnomalyKind::FinWait1Stuck);
+        let mut sweeps = Sweeps::default();
+        for port in 1..=3 {
+            let mut talk = Conversation::from_port(port);
+            talk.handshake();
+            talk.segment(End::Low, TcpFlags::FIN | TcpFlags::ACK, 0);
+            sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK));
+            assert_eq!(sweeps.end(&mut detector, talk.now).len(), usize::from(port == 3));
+        }
+        assert_eq!(detector.active(AnomalyKind::FinWait1Stuck), 1);
+        assert_eq!(detector.active(AnomalyKind::HalfOpen), 0);
+    }
+
+    #[test]
+    fn a_closed_window_must_stay_closed() {
+        let mut detector = detector(AnomalyKind::ZeroWindowStall);
+        let mut sweeps = Sweeps::default();
+        let mut talk = Conversation::new();
+        talk.handshake();
+        let start = talk.now;
+        for second in [0, 15, 29] {
+            talk.now = start + second * SECOND;
+            sweeps.tell(&mut detector, &talk.stuck(Conditions::ZERO_WINDOW << 1));
+            assert_eq!(sweeps.end(&mut detector, talk.now), []);
+        }
+        talk.now += SECOND;
+        sweeps.tell(&mut detector, &talk.stuck(Conditions::ZERO_WINDOW << 1));
+        assert_eq!(sweeps.end(&mut detector, talk.now)[0].phase, Phase::Start);
+        sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK));
+        assert_eq!(
+            sweeps.end(&mut detector, talk.now)[0].phase,
+            Phase::End,
+            "the sweep has nothing more to say of it"
+        );
+    }
+
+    #[test]
+    fn idle_ones_are_found_in_numbers() {
+        let mut detector = detector(AnomalyKind::IdleEstablished);
+        let mut sweeps = Sweeps::default();
+        for port in 1..=10 {
+            assert_eq!(sweeps.end(&mut detector, 9_000 * SECOND), []);
+            for port in 1..=port {
+                let mut talk = Conversation::from_port(port);
+                talk.handshake();
+                talk.now += 9_000 * SECOND;
+                sweeps.tell(&mut detector, &talk.stuck(Conditions::IDLE));
+            }
+        }
+        let [start] = sweeps.end(&mut detector, 9_000 * SECOND)[..] else { panic!("one") };
+        assert_eq!((start.count, start.oldest.since), (10, 1_003_000_000 & !0xffff));
+    }
+}

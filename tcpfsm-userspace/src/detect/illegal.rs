@@ -1,0 +1,59 @@
+//! Segments that no conforming stack sends: impossible flags, or impossible in that state.
+
+use tcpfsm_common::fact::Fact;
+
+use super::{
+    AnomalyKind, Seen,
+    rates::{Hit, Spec, any_port, no_base},
+};
+
+pub(super) const SPECS: &[Spec] = &[Spec {
+    kind: AnomalyKind::IllegalSegments,
+    hit: |seen| is_illegal(seen).then(|| sent(seen)),
+    base: no_base,
+    base_has_hits: false,
+    by_source: true,
+    technique: None,
+}];
+
+fn is_illegal(seen: &Seen<'_>) -> bool {
+    const ILLEGAL: u64 = 1 << Fact::BadFlags as u64
+        | 1 << Fact::DataAfterFin as u64
+        | 1 << Fact::FinSeqChanged as u64
+        | 1 << Fact::DataBeforeHandshake as u64
+        | 1 << Fact::BadAckInHandshake as u64
+        | 1 << Fact::SynAckBadAck as u64
+        | 1 << Fact::SynAckOdd as u64
+        | 1 << Fact::RstWithData as u64;
+    seen.facts().0 & ILLEGAL != 0
+}
+
+fn sent(seen: &Seen<'_>) -> Hit {
+    // Only strays stand for more than themselves.
+    let weight = if seen.has(Fact::BadFlags) { seen.event().weight().max(1) } else { 1 };
+    Hit { group: any_port(seen.source()), weight, example: seen.example(seen.sender()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpfsm_common::{flow::End, segment::TcpFlags};
+
+    use super::*;
+    use crate::{
+        config::Rules,
+        detect::{Detector as _, rates::Rates, tests::Sweeps},
+        pipeline::synthetic::{Conversation, ORIG},
+    };
+
+    #[test]
+    fn ten_of_one_source_are_an_anomaly() {
+        let (mut rates, mut sweeps) = (Rates::new(&Rules::default(), &[SPECS]), Sweeps::default());
+        for port in 1..=10 {
+            let mut talk = Conversation::from_port(port);
+            sweeps.tell(&mut rates, &talk.segment(End::Low, TcpFlags::SYN | TcpFlags::FIN, 0));
+        }
+        let [start] = sweeps.end(&mut rates, 2_000_000_000)[..] else { panic!("one") };
+        assert_eq!((start.count, start.source), (10, Some(ORIG.ip())));
+        assert_eq!(rates.active(AnomalyKind::IllegalSegments), 1);
+    }
+}

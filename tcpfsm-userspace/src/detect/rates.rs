@@ -1,0 +1,258 @@
+//! Kinds of anomaly that are too many of something within a window. Each is a line of data, a [`Spec`].
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::SocketAddr,
+};
+
+use super::{
+    AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
+    finding::permille,
+    ongoing::{MAX_GROUPS, Ongoing, Present},
+    window::Window,
+};
+use crate::config::{Rule, Rules};
+
+/// Groups in which something was counted of late, per kind.
+const MAX_TALLIES: usize = 4 * MAX_GROUPS;
+
+/// What is counted for one kind of anomaly, and for whom.
+pub(super) struct Spec {
+    pub(super) kind: AnomalyKind,
+    /// One of these, if it counts: whose it is, and how many it stands for.
+    pub(super) hit: fn(&Seen<'_>) -> Option<Hit>,
+    /// The same for what the share is judged by. Counted only where there have been hits: so nothing is
+    /// remembered of what is healthy.
+    pub(super) base: fn(&Seen<'_>) -> Base,
+    /// Whether the hits are part of the base, or come on top of it.
+    pub(super) base_has_hits: bool,
+    /// Whether the group is a source, rather than a service.
+    pub(super) by_source: bool,
+    /// How it is noticed, where a kind has several ways.
+    pub(super) technique: Option<&'static str>,
+}
+
+/// What counts towards the base: of which groups, and how many.
+pub(super) type Base = [Option<(SocketAddr, u64)>; 2];
+
+/// Something that counts.
+pub(super) struct Hit {
+    /// What such things are grouped by: a service; or an address with port 0, where the port means nothing.
+    pub(super) group: SocketAddr,
+    /// How many it stands for.
+    pub(super) weight: u64,
+    /// The end that it is about.
+    pub(super) example: Dwelling,
+}
+
+/// For kinds that are judged by their number alone.
+pub(super) const fn no_base(_: &Seen<'_>) -> Base {
+    [None, None]
+}
+
+/// An address as a group.
+pub(super) const fn any_port(address: std::net::IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 0)
+}
+
+/// The detector of all these kinds.
+pub(super) struct Rates {
+    kinds: Vec<Rate>,
+    overflow: u64,
+}
+
+struct Rate {
+    spec: &'static Spec,
+    rule: Rule,
+    tallies: HashMap<SocketAddr, Tally>,
+    ongoing: Ongoing<SocketAddr>,
+}
+
+/// What was counted in one group.
+struct Tally {
+    hits: Window,
+    base: Window,
+    /// The first of those that count now.
+    example: Dwelling,
+}
+
+impl Rates {
+    pub(super) fn new(rules: &Rules, specs: &[&'static [Spec]]) -> Self {
+        let kinds = specs
+            .iter()
+            .flat_map(|specs| specs.iter())
+            .map(|spec| Rate {
+                spec,
+                rule: rules[spec.kind],
+                tallies: HashMap::new(),
+                ongoing: Ongoing::new(spec.kind),
+            })
+            .filter(|rate| rate.rule.enabled)
+            .collect();
+        Self { kinds, overflow: 0 }
+    }
+}
+
+impl Detector for Rates {
+    fn kinds(&self) -> &'static [AnomalyKind] {
+        &[
+            AnomalyKind::ConnectRefused,
+            AnomalyKind::ConnectTimeout,
+            AnomalyKind::ConnectUnreachable,
+            AnomalyKind::HandshakeAborted,
+            AnomalyKind::ConnectionAborted,
+            AnomalyKind::RstStorm,
+            AnomalyKind::RstInexact,
+            AnomalyKind::RstOutOfWindow,
+            AnomalyKind::RstInjection,
+            AnomalyKind::TwAssassination,
+            AnomalyKind::IllegalSegments,
+            AnomalyKind::SynackFlood,
+            AnomalyKind::RstFlood,
+            AnomalyKind::AckFlood,
+        ]
+    }
+
+    fn seen(&mut self, seen: &Seen<'_>) {
+        for rate in &mut self.kinds {
+            rate.seen(seen, &mut self.overflow);
+        }
+    }
+
+    fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
+        self.kinds.iter_mut().flat_map(|rate| rate.swept(sweep.now)).collect()
+    }
+
+    fn active(&self, kind: AnomalyKind) -> usize {
+        self.kinds.iter().filter(|rate| rate.spec.kind == kind).map(|rate| rate.ongoing.active()).sum()
+    }
+
+    fn overflow(&self) -> u64 {
+        self.overflow + self.kinds.iter().map(|rate| rate.ongoing.overflow()).sum::<u64>()
+    }
+}
+
+impl Rate {
+    fn seen(&mut self, seen: &Seen<'_>, overflow: &mut u64) {
+        let Self { spec, rule, tallies, .. } = self;
+        let (time, length) = (seen.event().time, rule.window_ns());
+        if let Some(Hit { group, weight, example }) = (spec.hit)(seen) {
+            let room = tallies.len() < MAX_TALLIES;
+            let tally = match tallies.entry(group) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) if room => {
+                    new.insert(Tally { hits: Window::default(), base: Window::default(), example })
+                }
+                Entry::Vacant(_) => {
+                    *overflow += 1;
+                    return;
+                }
+            };
+            tally.hits.add(time, length, weight);
+        }
+        if tallies.is_empty() {
+            return;
+        }
+        for (group, weight) in (spec.base)(seen).into_iter().flatten() {
+            if let Some(tally) = tallies.get_mut(&group) {
+                tally.base.add(time, length, weight);
+            }
+        }
+    }
+
+    fn swept(&mut self, now: u64) -> Vec<Finding> {
+        let Self { spec, rule, tallies, ongoing } = self;
+        let length = rule.window_ns();
+        let mut present = Vec::new();
+        tallies.retain(|group, tally| {
+            let hits = tally.hits.sum(now, length);
+            if hits == 0 {
+                return false;
+            }
+            let base = tally.base.sum(now, length);
+            let whole = if spec.base_has_hits { base.max(hits) } else { base + hits };
+            let enough = if ongoing.is_going_on(group) {
+                hits >= rule.least().div_ceil(2)
+            } else {
+                hits >= rule.least() && rule.is_share(hits, whole)
+            };
+            if enough {
+                present.push((
+                    *group,
+                    Present {
+                        source: spec.by_source.then_some(group.ip()),
+                        technique: spec.technique,
+                        permille: rule.percent.map(|_| permille(hits, whole)),
+                        ..Present::new(hits, tally.example)
+                    },
+                ));
+            }
+            true
+        });
+        ongoing.update(now, present)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        detect::{
+            handshake,
+            tests::{Sweeps, refused},
+        },
+        pipeline::synthetic::{Conversation, RESP},
+        report::Phase,
+    };
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn rates() -> Rates {
+        Rates::new(&Rules::default(), &[handshake::SPECS])
+    }
+
+    #[test]
+    fn nine_are_none_and_ten_are_one() {
+        let (mut rates, mut sweeps) = (rates(), Sweeps::default());
+        for port in 1..=9 {
+            refused(port, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+        }
+        assert_eq!(sweeps.end(&mut rates, 2 * SECOND), []);
+        refused(10, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+        let [start] = sweeps.end(&mut rates, 3 * SECOND)[..] else { panic!("one") };
+        assert_eq!((start.kind, start.count), (AnomalyKind::ConnectRefused, 10));
+        assert_eq!((start.oldest.service, start.permille), (RESP, Some(1_000)));
+        assert_eq!(rates.active(AnomalyKind::ConnectRefused), 1);
+        assert_eq!(sweeps.end(&mut rates, 40 * SECOND), [], "within the window it goes on");
+        assert_eq!(sweeps.end(&mut rates, 70 * SECOND)[0].phase, Phase::End);
+    }
+
+    #[test]
+    fn a_small_share_is_no_anomaly() {
+        let (mut rates, mut sweeps) = (rates(), Sweeps::default());
+        refused(1, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+        for port in 100..130 {
+            Conversation::from_port(port).handshake().iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+        }
+        for port in 2..=20 {
+            refused(port, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+        }
+        assert_eq!(sweeps.end(&mut rates, 2 * SECOND), [], "20 of 50");
+        for port in 21..=40 {
+            refused(port, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+        }
+        assert_eq!(sweeps.end(&mut rates, 3 * SECOND).len(), 1, "40 of 70");
+    }
+
+    #[test]
+    fn what_is_healthy_is_not_remembered() {
+        let (mut rates, sweeps) = (rates(), Sweeps::default());
+        for port in 1..100 {
+            Conversation::from_port(port)
+                .ordinary_life()
+                .iter()
+                .for_each(|seen| sweeps.tell(&mut rates, seen));
+        }
+        assert!(rates.kinds.iter().all(|rate| rate.tallies.is_empty()));
+    }
+}

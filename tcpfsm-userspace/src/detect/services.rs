@@ -1,0 +1,353 @@
+//! What the kernel counted per service: SYN floods, accept queues that are full, handshakes sent again.
+//!
+//! A flood is judged by how many handshakes hang and how few complete, never by the rate of SYNs: a crowd of
+//! clients completes what it begins.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use tcpfsm_common::{
+    abi::{ServiceKey, ServiceRecord},
+    fact::Fact,
+    flow::{End, FlowKey, FlowKey4, FlowKey6},
+    fsm::State,
+};
+
+use super::{
+    AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
+    finding::permille,
+    ongoing::{Ongoing, Present},
+    window::Window,
+};
+use crate::{
+    config::{Rule, Rules},
+    report::Side,
+};
+
+/// Linux sends a SYN-ACK again after a second; a service that has not after three keeps no state: SYN cookies.
+const COOKIES_SHOW_AFTER: u64 = 3_000_000_000;
+
+/// Judges services.
+pub(super) struct Services {
+    flood: Rule,
+    queue: Rule,
+    again: Rule,
+    known: HashMap<ServiceKey, Track>,
+    floods: Ongoing<ServiceKey>,
+    queues: Ongoing<ServiceKey>,
+    agains: Ongoing<ServiceKey>,
+    /// Examples: the last handshake that began, the last that the server did not take, the last sent again.
+    last: [Option<Dwelling>; 3],
+    evicted: u64,
+}
+
+/// One service from sweep to sweep.
+#[derive(Default)]
+struct Track {
+    record: ServiceRecord,
+    /// Within the flood's window.
+    opened: Window,
+    answered: Window,
+    completed: Window,
+    answered_again: Window,
+    /// Within the window of retransmissions.
+    requests: Window,
+    again: Window,
+    /// Within the accept queue's window.
+    unaccepted: Window,
+    /// Since when too many handshakes hang.
+    hanging_since: Option<u64>,
+}
+
+impl Services {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            flood: rules[AnomalyKind::SynFlood],
+            queue: rules[AnomalyKind::AcceptQueueOverflow],
+            again: rules[AnomalyKind::HandshakeRetransmission],
+            known: HashMap::new(),
+            floods: Ongoing::new(AnomalyKind::SynFlood),
+            queues: Ongoing::new(AnomalyKind::AcceptQueueOverflow),
+            agains: Ongoing::new(AnomalyKind::HandshakeRetransmission),
+            last: [None; 3],
+            evicted: 0,
+        }
+    }
+
+    fn example(&self, which: usize, key: &ServiceKey, state: State, now: u64) -> Dwelling {
+        let service = address(key);
+        match self.last.get(which).copied().flatten() {
+            Some(last) if last.service == service => last,
+            _ => nobody_at(key, state, now),
+        }
+    }
+
+    fn flood(&mut self, key: &ServiceKey, sweep: &SweepEnd<'_>) -> Option<Present> {
+        let length = self.flood.window_ns();
+        let track = self.known.get_mut(key)?;
+        let (half_open, half_open_answered) = track.record.half_open_at(sweep.number);
+        let half_open = u64::from(half_open);
+        let opened = track.opened.sum(sweep.now, length);
+        let answered = track.answered.sum(sweep.now, length);
+        let completed = track.completed.sum(sweep.now, length);
+        let least = self.flood.least();
+        let wanted = if self.floods.is_going_on(key) { least.div_ceil(2) } else { least };
+        // Nobody answers: it is down, or filtered, and its clients are no flood.
+        let alive = answered > 0 || half_open_answered > 0;
+        // The share is the other way round here: few complete.
+        if half_open < wanted || opened == 0 || !alive || self.flood.is_share(completed, opened) {
+            track.hanging_since = None;
+            return None;
+        }
+        let since = *track.hanging_since.get_or_insert(sweep.now);
+        let answered_again = track.answered_again.sum(sweep.now, length);
+        let technique = if answered < opened / 2 {
+            "backlog_full"
+        } else if answered_again == 0 && sweep.now.saturating_sub(since) >= COOKIES_SHOW_AFTER {
+            "syn_cookies"
+        } else {
+            "backlog"
+        };
+        Some(Present {
+            technique: Some(technique),
+            permille: Some(permille(completed, opened)),
+            ..Present::new(half_open, self.example(0, key, State::SynRecv, sweep.now))
+        })
+    }
+
+    fn queue(&mut self, key: &ServiceKey, now: u64) -> Option<Present> {
+        let length = self.queue.window_ns();
+        let unaccepted = self.known.get_mut(key)?.unaccepted.sum(now, length);
+        let wanted = wanted(&self.queue, self.queues.is_going_on(key));
+        (unaccepted >= wanted).then(|| Present::new(unaccepted, self.example(1, key, State::SynRecv, now)))
+    }
+
+    fn again(&mut self, key: &ServiceKey, now: u64) -> Option<Present> {
+        let length = self.again.window_ns();
+        let track = self.known.get_mut(key)?;
+        let again = track.again.sum(now, length);
+        let requests = track.requests.sum(now, length);
+        let going_on = self.agains.is_going_on(key);
+        let enough =
+            again >= wanted(&self.again, going_on) && (going_on || self.again.is_share(again, requests));
+        enough.then(|| Present {
+            permille: Some(permille(again, requests.max(again))),
+            ..Present::new(again, self.example(2, key, State::SynRecv, now))
+        })
+    }
+}
+
+fn wanted(rule: &Rule, going_on: bool) -> u64 {
+    if going_on { rule.least().div_ceil(2) } else { rule.least() }
+}
+
+impl Track {
+    /// Adds what was counted since the last sweep.
+    fn advance(&mut self, now: u64, record: &ServiceRecord, [flood, queue, again]: [u64; 3]) {
+        let before = self.record;
+        // One that was evicted and came back begins anew.
+        let before = if record.opened < before.opened { ServiceRecord::default() } else { before };
+        let passed = |count: fn(&ServiceRecord) -> u64| count(record).saturating_sub(count(&before));
+        let unaccepted = passed(|record| record.unaccepted);
+        let opened = passed(|record| record.opened);
+        self.opened.add(now, flood, opened);
+        self.answered.add(now, flood, passed(|record| record.answered));
+        self.completed.add(now, flood, passed(|record| record.established).saturating_sub(unaccepted));
+        self.answered_again.add(now, flood, passed(|record| record.synack_rtx));
+        self.unaccepted.add(now, queue, unaccepted);
+        self.requests.add(now, again, opened);
+        self.again.add(now, again, passed(|record| record.syn_rtx) + passed(|record| record.synack_rtx));
+        self.record = *record;
+    }
+}
+
+impl Detector for Services {
+    fn kinds(&self) -> &'static [AnomalyKind] {
+        &[AnomalyKind::SynFlood, AnomalyKind::AcceptQueueOverflow, AnomalyKind::HandshakeRetransmission]
+    }
+
+    fn seen(&mut self, seen: &Seen<'_>) {
+        let again = seen.has(Fact::SynAckRtx);
+        for (last, is_one) in self.last.iter_mut().zip([
+            seen.has(Fact::Open),
+            again && seen.has(Fact::StateRollback),
+            again || seen.has(Fact::SynRtx),
+        ]) {
+            if is_one {
+                let responder = seen.originator().other();
+                *last = Some(seen.dwelling(responder, State::SynRecv, seen.event().time));
+            }
+        }
+    }
+
+    fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
+        let lengths = [self.flood.window_ns(), self.queue.window_ns(), self.again.window_ns()];
+        let mut now_there = HashMap::with_capacity(sweep.services.len());
+        for (key, record) in sweep.services {
+            let mut track = self.known.remove(key).unwrap_or_default();
+            track.advance(sweep.now, record, lengths);
+            now_there.insert(*key, track);
+        }
+        // What is left was there and is no more: the map needed the room.
+        self.evicted += self.known.len() as u64;
+        self.known = now_there;
+        let (mut floods, mut queues, mut agains) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, _) in sweep.services {
+            floods.extend(self.flood(key, sweep).map(|present| (*key, present)));
+            queues.extend(self.queue(key, sweep.now).map(|present| (*key, present)));
+            agains.extend(self.again(key, sweep.now).map(|present| (*key, present)));
+        }
+        let mut findings = Vec::new();
+        for (rule, ongoing, present) in [
+            (&self.flood, &mut self.floods, floods),
+            (&self.queue, &mut self.queues, queues),
+            (&self.again, &mut self.agains, agains),
+        ] {
+            if rule.enabled {
+                findings.extend(ongoing.update(sweep.now, present));
+            }
+        }
+        findings
+    }
+
+    fn active(&self, kind: AnomalyKind) -> usize {
+        match kind {
+            AnomalyKind::SynFlood => self.floods.active(),
+            AnomalyKind::AcceptQueueOverflow => self.queues.active(),
+            AnomalyKind::HandshakeRetransmission => self.agains.active(),
+            _ => 0,
+        }
+    }
+
+    fn overflow(&self) -> u64 {
+        self.evicted + self.floods.overflow() + self.queues.overflow() + self.agains.overflow()
+    }
+}
+
+/// The service's address.
+fn address(key: &ServiceKey) -> SocketAddr {
+    flow_key(key).socket_addr(End::High)
+}
+
+/// A flow of which only the service is known.
+fn flow_key(&ServiceKey { addr, port, family, scope }: &ServiceKey) -> FlowKey {
+    match family {
+        4 => FlowKey::V4(FlowKey4 { addr: [0, addr[0]], port: [0, port], scope }),
+        _ => FlowKey::V6(FlowKey6 { addr: [[0; 4], addr], port: [0, port], scope }),
+    }
+}
+
+/// The service itself, where no flow is at hand to stand for it.
+fn nobody_at(key: &ServiceKey, state: State, now: u64) -> Dwelling {
+    Dwelling {
+        key: flow_key(key),
+        end: End::High,
+        side: Side::Resp,
+        state,
+        confirmed: false,
+        since: now,
+        service: address(key),
+        ifindex: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpfsm_common::abi::Counters;
+
+    use super::*;
+    use crate::report::Phase;
+
+    const SECOND: u64 = 1_000_000_000;
+    const KEY: ServiceKey =
+        ServiceKey { addr: [u32::from_ne_bytes([10, 0, 0, 2]), 0, 0, 0], port: 80, family: 4, scope: 0 };
+
+    fn judge(services: &mut Services, second: u32, record: ServiceRecord) -> Vec<Finding> {
+        let record = ServiceRecord { sweep: second, ..record };
+        services.swept(&SweepEnd {
+            now: u64::from(second) * SECOND,
+            number: second,
+            counters: &Counters::ZERO,
+            services: &[(KEY, record)],
+        })
+    }
+
+    fn flood(opened: u64, answered: u64, established: u64, half_open: u32) -> ServiceRecord {
+        ServiceRecord {
+            opened,
+            answered,
+            established,
+            half_open,
+            half_open_answered: u32::from(answered > 0),
+            ..ServiceRecord::default()
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_completes_is_no_flood_whatever_its_rate() {
+        let mut services = Services::new(&Rules::default());
+        for second in 1..60 {
+            let clients = u64::from(second) * 1_000_000;
+            assert_eq!(judge(&mut services, second, flood(clients, clients, clients - 5_000, 5_000)), []);
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_down_is_not_flooded() {
+        let mut services = Services::new(&Rules::default());
+        assert_eq!(judge(&mut services, 1, flood(1_000, 0, 0, 1_000)), []);
+    }
+
+    #[test]
+    fn what_hangs_is_a_flood_until_it_stops() {
+        let mut services = Services::new(&Rules::default());
+        assert_eq!(judge(&mut services, 1, flood(127, 127, 0, 127)), []);
+        let [start] = judge(&mut services, 2, flood(900, 300, 45, 855))[..] else { panic!("one") };
+        assert_eq!((start.kind, start.count), (AnomalyKind::SynFlood, 855));
+        assert_eq!((start.technique, start.permille), (Some("backlog_full"), Some(50)));
+        assert_eq!(start.oldest.service, "10.0.0.2:80".parse().unwrap());
+        assert_eq!(judge(&mut services, 11, flood(900, 300, 45, 500)), [], "it goes on");
+        assert_eq!(judge(&mut services, 13, flood(900, 300, 45, 500))[0].phase, Phase::End, "no new ones");
+    }
+
+    #[test]
+    fn cookies_show_by_what_is_not_sent_again() {
+        for (rtx, technique) in [(0, "syn_cookies"), (50, "backlog")] {
+            let mut services = Services::new(&Rules::default());
+            for second in 1..5 {
+                let opened = u64::from(second) * 1_000;
+                let record = ServiceRecord {
+                    synack_rtx: rtx * u64::from(second),
+                    ..flood(opened, opened, 0, second * 1_000)
+                };
+                let findings = judge(&mut services, second, record);
+                if second == 4 {
+                    assert_eq!(findings[0].technique, Some(technique), "{findings:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_accept_is_told() {
+        let mut services = Services::new(&Rules::default());
+        let record = |unaccepted| ServiceRecord {
+            opened: 10,
+            established: 10 + unaccepted,
+            unaccepted,
+            synack_rtx: unaccepted,
+            ..ServiceRecord::default()
+        };
+        assert_eq!(judge(&mut services, 1, record(4)), []);
+        let kinds: Vec<_> = judge(&mut services, 2, record(10)).iter().map(|finding| finding.kind).collect();
+        assert_eq!(kinds, [AnomalyKind::AcceptQueueOverflow, AnomalyKind::HandshakeRetransmission]);
+    }
+
+    #[test]
+    fn services_that_vanish_are_counted() {
+        let mut services = Services::new(&Rules::default());
+        judge(&mut services, 1, flood(1, 1, 1, 0));
+        let empty = SweepEnd { now: 2 * SECOND, number: 2, counters: &Counters::ZERO, services: &[] };
+        services.swept(&empty);
+        assert_eq!(services.overflow(), 1);
+    }
+}
