@@ -1,5 +1,7 @@
 //! The daemon on the loopback of a network namespace of its own.
 
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
 use std::{
     fs::File,
     path::{Path, PathBuf},
