@@ -1,13 +1,12 @@
 //! Clients that break off: a close with a linger time of 0 is a reset.
 
 use std::{
-    net::{SocketAddr, TcpStream},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
 use rustix::net::sockopt::set_socket_linger;
 use tcpfsm_userspace::detect::AnomalyKind;
-use xtask::lab::Family;
 
 use crate::{
     leak::{connect, leaky_server},
@@ -20,7 +19,7 @@ use crate::{
 fn clients_that_abort() {
     needs!(PYTHON);
     let mut stage = Stage::new("30 clients that abort", "");
-    let (service, server) = leaky_server(&stage);
+    let (service, _server) = leaky_server(&stage);
     let clients: Vec<TcpStream> = connect(&stage, service, 30);
     let since = Instant::now();
     for client in clients {
@@ -37,7 +36,6 @@ fn clients_that_abort() {
         count: 20..=30,
         owner: Owner::Elsewhere,
     });
-    assert!(SocketAddr::new(Family::V4.a(), 8080) == service && server.pid() > 0);
     stage.settle();
     stage.finish(&[]);
 }

@@ -24,8 +24,12 @@ while True:
 
 pub(crate) fn leaky_server(stage: &Stage) -> (SocketAddr, Program) {
     let service = SocketAddr::new(Family::V4.a(), 8080);
-    let server =
-        Program::listening(stage.lab.a(), PYTHON, &["-c", SERVER, &service.ip().to_string(), "8080"], service);
+    let server = Program::listening(
+        stage.lab.a(),
+        PYTHON,
+        &["-c", SERVER, &service.ip().to_string(), "8080"],
+        service,
+    );
     (service, server)
 }
 

@@ -4,8 +4,8 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -31,11 +31,22 @@ pub(crate) struct Program(Child);
 impl Program {
     /// Starts it and goes on.
     pub(crate) fn start(namespace: &Netns, program: &str, arguments: &[&str]) -> Self {
-        Self(command(namespace, program, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Self(
+            command(namespace, program, arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     /// Starts one that listens, and waits until it does.
-    pub(crate) fn listening(namespace: &Netns, program: &str, arguments: &[&str], address: SocketAddr) -> Self {
+    pub(crate) fn listening(
+        namespace: &Netns,
+        program: &str,
+        arguments: &[&str],
+        address: SocketAddr,
+    ) -> Self {
         let mut program = Self::start(namespace, program, arguments);
         wait_for("the server to listen", || {
             assert_eq!(program.0.try_wait().unwrap(), None, "it ended at once");
@@ -82,7 +93,6 @@ impl Program {
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
-
 }
 
 impl Drop for Program {
@@ -109,6 +119,11 @@ pub(crate) fn run(namespace: &Netns, program: &str, arguments: &[&str]) -> Outpu
 /// Sets one of a namespace's own settings, such as `net/ipv4/tcp_syncookies`.
 pub(crate) fn sysctl(namespace: &Netns, name: &str, value: &str) {
     namespace.run(|| fs::write(format!("/proc/sys/{name}"), value)).unwrap().unwrap();
+}
+
+/// A server that listens for longer than a second: the daemon looks through processes no more often than that.
+pub(crate) fn known_by_now() {
+    thread::sleep(Duration::from_millis(1_200));
 }
 
 pub(crate) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {

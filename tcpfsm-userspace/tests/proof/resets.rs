@@ -11,7 +11,7 @@ use xtask::lab::{IFACE_B, MAC_A, MAC_B};
 use crate::{
     leak::{connect, leaky_server},
     needs,
-    programs::{PYTHON, Program, run},
+    programs::{PYTHON, Program, known_by_now, run},
     stage::{Due, Owner, Stage},
 };
 
@@ -39,7 +39,14 @@ fn mac(bytes: [u8; 6]) -> String {
 }
 
 /// `offset` from the exact number; `shield`: the server's host drops resets, as hosts do that expect forged ones.
-fn forge(name: &'static str, kind: AnomalyKind, offset: &str, count: u64, shield: bool, besides: &[AnomalyKind]) {
+fn forge(
+    name: &'static str,
+    kind: AnomalyKind,
+    offset: &str,
+    count: u64,
+    shield: bool,
+    besides: &[AnomalyKind],
+) {
     needs!(PYTHON, SCAPY, NFT);
     let mut stage = Stage::new(name, "");
     let (service, server) = leaky_server(&stage);
@@ -49,6 +56,7 @@ fn forge(name: &'static str, kind: AnomalyKind, offset: &str, count: u64, shield
         run(stage.lab.a(), NFT, &[rules]);
     }
     let mut client = connect(&stage, service, 1).remove(0);
+    known_by_now();
     let (source, target, number) = (mac(MAC_B), mac(MAC_A), count.to_string());
     let arguments = ["-c", FORGER, IFACE_B, &source, &target, offset, &number];
     let mut forger = Program::start_told(stage.lab.b(), PYTHON, &arguments);
@@ -81,7 +89,14 @@ fn forge(name: &'static str, kind: AnomalyKind, offset: &str, count: u64, shield
 
 #[test]
 fn one_that_is_alive_after_its_own_reset() {
-    forge("scapy, exact reset of one that goes on", AnomalyKind::RstInjection, "0", 1, true, &[AnomalyKind::ViewMismatch]);
+    forge(
+        "scapy, exact reset of one that goes on",
+        AnomalyKind::RstInjection,
+        "0",
+        1,
+        true,
+        &[AnomalyKind::ViewMismatch],
+    );
 }
 
 #[test]

@@ -33,7 +33,8 @@ fn slow_readers_stall_the_server() {
     let _nginx = Program::nginx(&stage.lab, stage.directory.path());
     let url = format!("http://{WEB}/long");
     let arguments = [
-        "-X", "-c", "20", "-r", "100", "-w", "512", "-y", "1024", "-n", "30", "-z", "32", "-l", "20", "-u", &url,
+        "-X", "-c", "20", "-r", "100", "-w", "512", "-y", "1024", "-n", "30", "-z", "32", "-l", "20", "-u",
+        &url,
     ];
     let since = Instant::now();
     let _slow = Program::start(stage.lab.b(), SLOWHTTPTEST, &arguments);

@@ -139,7 +139,11 @@ impl Stage {
         assert_eq!(anomaly.source, source, "{anomaly:#?}");
         assert!(count.contains(&anomaly.count), "not {count:?}: {anomaly:#?}");
         let whose = check_owner(&anomaly, owner);
-        let rule = if threshold.is_zero() { "count".to_owned() } else { format!("{:.1} s", threshold.as_secs_f64()) };
+        let rule = if threshold.is_zero() {
+            "count".to_owned()
+        } else {
+            format!("{:.1} s", threshold.as_secs_f64())
+        };
         self.rows.push(format!(
             "{} | `{}`{} | {:.2} s | {rule} | {} | {whose}",
             self.name,
@@ -169,8 +173,10 @@ impl Stage {
     /// The case is over: nothing may have been reported but what was due, and `besides`.
     pub(crate) fn finish(self, besides: &[AnomalyKind]) {
         let heard = self.heard.lock().unwrap();
-        let others: Vec<&Heard> =
-            heard.iter().filter(|heard| self.due.iter().all(|(kind, _)| *kind != heard.anomaly.anomaly)).collect();
+        let others: Vec<&Heard> = heard
+            .iter()
+            .filter(|heard| self.due.iter().all(|(kind, _)| *kind != heard.anomaly.anomaly))
+            .collect();
         let wrong: Vec<_> = others.iter().filter(|heard| !besides.contains(&heard.anomaly.anomaly)).collect();
         assert!(wrong.is_empty(), "{}: raised without a reason: {wrong:#?}", self.name);
         // The daemon's own count: no line that was lost could hide one.

@@ -79,7 +79,10 @@ pub(super) fn offer_test_programs(workspace: &Workspace) {
     note(&format!("programs that tests play against the daemon will be installed: {list}"));
     let quiet = services::Unstarted::new();
     let installed = install(workspace, "Installing the programs of the tests", &missing);
-    quiet.disable("nginx", missing.iter().any(|package| package == "nginx-light"));
+    drop(quiet);
+    if missing.iter().any(|package| package == "nginx-light") {
+        services::disable("nginx");
+    }
     if let Err(error) = installed {
         note(&format!("going on without them, some tests will be skipped: {error:#}"));
     }

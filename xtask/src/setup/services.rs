@@ -21,18 +21,16 @@ impl Unstarted {
         let ours = made.is_ok_and(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n").is_ok());
         Self { ours }
     }
+}
 
-    /// Does not let a service that came with a package now start with the next boot.
-    pub(super) fn disable(&self, service: &str, came_now: bool) {
-        if came_now {
-            // Without systemd nothing is enabled.
-            let _ = Command::new("systemctl")
-                .args(["disable", "--quiet", service])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-        }
-    }
+/// Does not let a service start with the next boot.
+pub(super) fn disable(service: &str) {
+    // Without systemd nothing is enabled.
+    let _ = Command::new("systemctl")
+        .args(["disable", "--quiet", service])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
 }
 
 impl Drop for Unstarted {
