@@ -3,7 +3,7 @@
 //! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
 //! not: so the verifier follows each of them on its own.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use tcpfsm_common::{
     abi::{Counters, Hook, Outcome},
@@ -15,6 +15,7 @@ use tcpfsm_common::{
 
 use crate::{
     bytes::{Linear, Source},
+    clock,
     flow_table::{self, Key, halves},
     machine::{tcpfsm_icmp, tcpfsm_segment},
     maps::CONFIG,
@@ -40,7 +41,7 @@ const ICMP: Left = 17;
 ///
 /// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
 #[inline(always)]
-pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &Counters) -> Left) {
+pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &mut Counters) -> Left) {
     let Some(counters) = stats::counters() else { return };
     let outcome = match look(ctx, counters) {
         SEGMENT => {
@@ -65,10 +66,14 @@ pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &Counters
 
 /// Looks at a packet.
 #[inline(always)]
-pub(crate) fn look<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, meta: &Meta<I>) -> Left {
+pub(crate) fn look<C: Source, I: Fn() -> u32>(
+    bytes: &Linear<C>,
+    meta: &Meta<I>,
+    counters: &mut Counters,
+) -> Left {
     match parse_ether(bytes) {
-        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta),
-        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta),
+        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta, counters),
+        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta, counters),
         Err(skip) => skipped(skip),
     }
 }
@@ -80,11 +85,16 @@ fn skipped(skip: Skip) -> Left {
 }
 
 #[inline(always)]
-fn packet4<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &Meta<I>) -> Left {
+fn packet4<C: Source, I: Fn() -> u32>(
+    bytes: &Linear<C>,
+    offset: usize,
+    meta: &Meta<I>,
+    counters: &mut Counters,
+) -> Left {
     match parse_packet4(bytes, offset, || bytes.len()) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);
-            segment_of(&key, sender, &segment, meta)
+            segment_of(&key, sender, &segment, meta, counters)
         }
         Ok(Packet::Icmp(ends, error)) => {
             let (key, quoted) = ends.key(CONFIG.load().scope);
@@ -95,11 +105,16 @@ fn packet4<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &M
 }
 
 #[inline(always)]
-fn packet6<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &Meta<I>) -> Left {
+fn packet6<C: Source, I: Fn() -> u32>(
+    bytes: &Linear<C>,
+    offset: usize,
+    meta: &Meta<I>,
+    counters: &mut Counters,
+) -> Left {
     match parse_packet6(bytes, offset, || bytes.len()) {
         Ok(Packet::Tcp(ends, segment)) => {
             let (key, sender) = ends.key(CONFIG.load().scope);
-            segment_of(&key, sender, &segment, meta)
+            segment_of(&key, sender, &segment, meta, counters)
         }
         Ok(Packet::Icmp(ends, error)) => {
             let (key, quoted) = ends.key(CONFIG.load().scope);
@@ -110,13 +125,19 @@ fn packet6<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &M
 }
 
 #[inline(always)]
-fn segment_of<K: Key, I: Fn() -> u32>(key: &K, sender: End, segment: &Segment, meta: &Meta<I>) -> Left {
+fn segment_of<K: Key, I: Fn() -> u32>(
+    key: &K,
+    sender: End,
+    segment: &Segment,
+    meta: &Meta<I>,
+    counters: &mut Counters,
+) -> Left {
     if let Some(record) = key.find_flow() {
         // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
         unsafe {
             let (own, peer) = halves(record, sender);
             if observe_settled(flow_table::verdict(record), &mut *own, &*peer, segment) {
-                (*own).count(segment, bpf_ktime_get_coarse_ns());
+                (*own).count(segment, clock::coarse(counters));
                 return Outcome::Tracked as usize;
             }
         }
