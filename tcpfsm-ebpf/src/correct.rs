@@ -32,9 +32,10 @@ pub fn tcpfsm_correct(_ctx: TcContext) -> i32 {
 fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bool {
     let (before, after) = (Verdict(request.before), Verdict(request.after));
     // A flow is in one of its two maps; while it moves to the other, this copy is marked and differs.
-    // SAFETY: the maps gave the elements.
     for record in [key.find_flow(), key.find_embryo()].into_iter().flatten() {
+        // SAFETY: the maps gave the elements.
         if unsafe { flow_table::install(record, before, after) } {
+            // SAFETY: as above.
             unsafe { tell(key, record, before, after, counters) };
             return true;
         }

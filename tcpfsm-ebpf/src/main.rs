@@ -19,6 +19,10 @@
 //! ```
 
 #![no_std]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is large: it is looked up where it lies"
+)]
 #![no_main]
 #![feature(asm_experimental_arch)]
 

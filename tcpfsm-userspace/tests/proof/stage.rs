@@ -19,7 +19,7 @@ use tcpfsm_userspace::{
 use tempfile::TempDir;
 use xtask::lab::{IFACE_A, Lab};
 
-use crate::daemon::{Daemon, ask, text};
+use crate::daemon::{Daemon, ask};
 
 const RULES: &str = include_str!("rules.toml");
 
@@ -54,8 +54,6 @@ pub(crate) enum Owner {
     Holds(u32),
     /// This process listens there, and no socket has an owner.
     Listens(u32),
-    /// This process held the socket, which is gone.
-    Held(u32),
     /// The socket is another host's: that it is named would be wrong.
     Elsewhere,
 }
@@ -209,11 +207,6 @@ impl Stage {
             thread::sleep(Duration::from_millis(5));
         }
     }
-
-    /// What one of the commands that ask the daemon prints.
-    pub(crate) fn ask(&self, arguments: &[&str]) -> String {
-        text(&ask(arguments, self.daemon.socket()).stdout)
-    }
 }
 
 /// Holds the owner that was reported against the one there is; gives it for the table.
@@ -222,7 +215,6 @@ fn check_owner(anomaly: &Anomaly, owner: Owner) -> String {
     let expected = match owner {
         Owner::Holds(pid) => Some((pid, Confidence::Socket)),
         Owner::Listens(pid) => Some((pid, Confidence::Listener)),
-        Owner::Held(pid) => Some((pid, Confidence::Earlier)),
         Owner::Elsewhere => None,
     };
     assert_eq!(found, expected, "{anomaly:#?}");
@@ -230,7 +222,6 @@ fn check_owner(anomaly: &Anomaly, owner: Owner) -> String {
     match owner {
         Owner::Holds(_) => format!("{comm}, by pid"),
         Owner::Listens(_) => format!("{comm}, listener by pid"),
-        Owner::Held(_) => format!("was {comm}, by pid"),
         Owner::Elsewhere => "remote".to_owned(),
     }
 }
