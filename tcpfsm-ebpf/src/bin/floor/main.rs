@@ -10,6 +10,10 @@
 //! ```
 
 #![no_std]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is large: it is looked up where it lies"
+)]
 #![no_main]
 #![expect(
     missing_docs,
