@@ -3,6 +3,7 @@
 //! ```text
 //! xdp.rs tc.rs   entry points: every packet is passed on, whatever happened here
 //! bytes.rs       packet memory, proved to the verifier            (unsafe)
+//! clock.rs       the coarse clock, read once a tick
 //! track.rs       parse ─► key ─► look up ─► settled, or the machine
 //! machine.rs     the machine on one segment, and the books          (unsafe)
 //! work.rs        the desk on which that is done
@@ -23,6 +24,7 @@
 
 mod atomics;
 mod bytes;
+mod clock;
 mod correct;
 mod emit;
 mod flow_table;

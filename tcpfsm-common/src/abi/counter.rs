@@ -156,6 +156,8 @@ pub struct Counters {
     pub handshake: [u64; LATENCY_BUCKETS],
     /// The same, added up in nanoseconds.
     pub handshake_sum: u64,
+    /// This CPU's clock, which is no counter: the tick when it was read last, and what it said.
+    pub clock: [u64; 2],
 }
 
 const _: () = assert!(Outcome::COUNT <= 16);
@@ -172,12 +174,23 @@ impl Counters {
         dwell_sum: [0; STATE_SLOTS],
         handshake: [0; LATENCY_BUCKETS],
         handshake_sum: 0,
+        clock: [0; 2],
     };
 
     /// Adds another CPU's counters.
     pub fn add(&mut self, other: &Self) {
-        let Self { packets, health, facts, transitions, closed, dwell, dwell_sum, handshake, handshake_sum } =
-            other;
+        let Self {
+            packets,
+            health,
+            facts,
+            transitions,
+            closed,
+            dwell,
+            dwell_sum,
+            handshake,
+            handshake_sum,
+            clock: _,
+        } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);
         add_all(&mut self.facts, facts);

@@ -167,6 +167,76 @@ const SCRIPTS: &[Script] = &[
         lines: &["HS", "S PA s1 a1 +1 ES/ES", "S A s2 a2 ES/ES ack_unseen", "C A s2 a2 F2/~CW fin_unseen"],
     },
     Script {
+        id: "two SYNs",
+        what: "the second in the window of the first: which is the connection's, the SYN-ACK tells",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s5000 SS/CL syn_diff_isn",
+            "S SA s0 a5001 ~ES/SR !synack_bad_ack",
+            "C A s5001 a1 ES/~ES established",
+            "S PA s1 a5001 +10 ES/ES !ack_unseen",
+            "C FA s5001 a11 F1/~CW half_closed",
+        ],
+    },
+    Script {
+        id: "two SYNs",
+        what: "the second outside of the window, as of another socket that got the port: the first was lost",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s100000 SS/~SR out_of_window",
+            "S SA s0 a100001 ~ES/SR !synack_bad_ack",
+            "C PA s100001 a1 +10 ES/~ES established !ooo",
+            "S A s1 a100011 ES/ES !ack_unseen",
+        ],
+    },
+    Script {
+        id: "two SYNs",
+        what: "the first is answered, the second was a forgery: nothing of it is left",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s1000 SS/CL syn_diff_isn",
+            "S SA s0 a1 ~ES/SR",
+            "C A s1 a1 ES/~ES established",
+            "C PA s1 a1 +999 ES/~ES",
+            "C FA s1001 a1 F1/~ES ooo half_closed",
+        ],
+    },
+    Script {
+        id: "two SYNs",
+        what: "the answer to the second is refused, as by a half-open scan",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s100000 SS/~SR out_of_window",
+            "S SA s0 a100001 ~ES/SR",
+            "C R s100001 CL/CL handshake_aborted",
+        ],
+    },
+    Script {
+        id: "crossing FINs",
+        what: "BSD's stacks put their FIN on the acknowledgment of their peer's: the ACK of their own is on its way, \
+               not lost",
+        lines: &[
+            "HS",
+            "C FA s1 a1 F1/~CW half_closed",
+            "S FA s1 a1 ~CG/~CG simultaneous_close",
+            "S A s2 a2 ~TW/CG",
+            "C FA s1 a2 ~TW/~TW fin_rtx !state_rollback",
+            "C A s2 a2 TW/~TW",
+        ],
+    },
+    Script {
+        id: "crossing FINs",
+        what: "with nothing new on it, it says that the ACK was lost",
+        lines: &[
+            "HS",
+            "C FA s1 a1 F1/~CW half_closed",
+            "S FA s1 a1 ~CG/~CG simultaneous_close",
+            "C A s2 a2 CG/~TW",
+            "S A s2 a2 ~TW/TW closed",
+            "C FA s1 a2 CG/TW fin_rtx state_rollback",
+        ],
+    },
+    Script {
         id: "P38",
         what: "the window scale is unknown: 300 kB ahead is taken to be in the window",
         lines: &[
