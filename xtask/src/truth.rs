@@ -69,6 +69,9 @@ pub struct Arguments {
     /// Where a tracker runs
     #[arg(long, value_enum, default_value_t = Watch::Both)]
     pub watch: Watch,
+    /// Play only the kinds of traffic whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub traffic: String,
     /// Show so many ways to differ, with an example of each
     #[arg(long, value_name = "N", default_value_t = 3, num_args = 0..=1, default_missing_value = "1000")]
     pub differences: usize,
@@ -89,7 +92,7 @@ pub enum Watch {
 }
 
 /// What a run is to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Connections to play.
     pub connections: u64,
@@ -99,6 +102,8 @@ pub struct Settings {
     pub reorder: u32,
     /// Where a tracker runs.
     pub watch: Watch,
+    /// Kinds of traffic in the order of playing, see [`traffic::menu`].
+    pub menu: Vec<usize>,
 }
 
 impl Settings {
@@ -121,7 +126,11 @@ fn parse_percent(text: &str) -> Result<u32, String> {
 
 /// The subcommand. Fails when a goal is missed.
 pub fn main(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
-    let &Arguments { connections, quick, loss, reorder, watch, differences, json } = arguments;
+    let &Arguments { connections, quick, loss, reorder, watch, ref traffic, differences, json } = arguments;
+    let menu = traffic::menu(traffic);
+    if menu.is_empty() {
+        bail!("no kind of traffic is called {traffic:?}; there are:\n  {}", traffic::names().join("\n  "));
+    }
     if !is_root() {
         bail!(
             "namespaces, tracepoints and kernel programs need root\n  remedy: run the same command as root"
@@ -131,7 +140,7 @@ pub fn main(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     build(workspace, &toolchain, false)?;
     let full = if loss > 0 || reorder > 0 { 20_000 } else { 100_000 };
     let connections = if quick { 2_000 } else { connections.unwrap_or(full) };
-    let report = run(&workspace.daemon(false), Settings { connections, loss, reorder, watch })?;
+    let report = run(&workspace.daemon(false), Settings { connections, loss, reorder, watch, menu })?;
     if json {
         println!("{}", report.to_json());
     } else {
@@ -149,7 +158,7 @@ const REST: Duration = Duration::from_secs(60);
 
 /// Plays, records and scores.
 pub fn run(program: &Path, settings: Settings) -> Result<Report> {
-    let Settings { connections, loss, reorder, watch } = settings;
+    let Settings { connections, loss, reorder, watch, .. } = settings;
     stop::catch_signals()?;
     raise_file_limit()?;
     let ground = Ground::new(settings.bad_wire())?;
@@ -182,7 +191,7 @@ pub fn run(program: &Path, settings: Settings) -> Result<Report> {
 
     heading(&format!("Playing {connections} connections"));
     let mut listings = [Vec::new(), Vec::new()];
-    let played = play(&ground, settings, &mut listings)?;
+    let played = play(&ground, &settings, &mut listings)?;
     if stop::requested() {
         bail!("ended before everything was played");
     }
@@ -228,12 +237,12 @@ pub fn run(program: &Path, settings: Settings) -> Result<Report> {
 }
 
 /// Plays all connections; lists the sockets of clients and servers now and then.
-fn play(ground: &Ground, settings: Settings, listings: &mut [Vec<Listing>; 2]) -> Result<Played> {
+fn play(ground: &Ground, settings: &Settings, listings: &mut [Vec<Listing>; 2]) -> Result<Played> {
     // A stalled connection waits for a retransmission, which costs no CPU: many pairs fill the time.
     let (pairs, patience) =
         if settings.bad_wire() { (96, Duration::from_secs(3)) } else { (8, Duration::from_secs(20)) };
     let connections = settings.connections;
-    let traffic = Traffic::start(ground, Plan { connections, pairs, patience })?;
+    let traffic = Traffic::start(ground, Plan { connections, pairs, patience, menu: settings.menu.clone() })?;
     let (mut told, mut listed) = (Instant::now(), Instant::now());
     while !traffic.is_over() {
         std::thread::sleep(Duration::from_millis(50));

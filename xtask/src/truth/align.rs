@@ -30,16 +30,17 @@ pub fn align(kernel: &[Moved], said: &[Said]) -> Vec<Finding> {
     let (kept, taken_back) = take_back(said);
     let mut findings: Vec<Finding> = taken_back.into_iter().map(|said| Finding::TakenBack { said }).collect();
     // TIME-WAIT is a small socket, and its end is no full socket's.
-    let (ends, kept): (Vec<usize>, Vec<usize>) =
-        kept.into_iter().partition(|&at| said[at].from == State::TimeWait && said[at].to == State::Closed);
-    findings.extend(ends.into_iter().map(|said| Finding::Unseen { said }));
-    let steps: Vec<&Said> = kept.iter().map(|&at| &said[at]).collect();
+    let (ends, kept): (Vec<_>, Vec<_>) =
+        kept.into_iter().partition(|(_, step)| step.from == State::TimeWait && step.to == State::Closed);
+    findings.extend(ends.into_iter().map(|(said, _)| Finding::Unseen { said }));
+    let (places, steps): (Vec<usize>, Vec<Said>) = kept.into_iter().unzip();
+    let kernel = without_orphan(kernel, &steps);
     for finding in fewest_differences(kernel, &steps) {
         findings.push(match finding {
             // A SYN that was never answered by an ACK makes a request socket, or none at all, but no full one.
-            Finding::Invented { said } if is_requests(steps[said]) => Finding::Unseen { said: kept[said] },
-            Finding::Invented { said } => Finding::Invented { said: kept[said] },
-            Finding::Wrong { kernel, said } => Finding::Wrong { kernel, said: kept[said] },
+            Finding::Invented { said } if is_requests(&steps[said]) => Finding::Unseen { said: places[said] },
+            Finding::Invented { said } => Finding::Invented { said: places[said] },
+            Finding::Wrong { kernel, said } => Finding::Wrong { kernel, said: places[said] },
             Finding::Right { .. }
             | Finding::Missed { .. }
             | Finding::TakenBack { .. }
@@ -49,17 +50,47 @@ pub fn align(kernel: &[Moved], said: &[Said]) -> Vec<Finding> {
     findings
 }
 
-/// Indices of what was said and stays said, and of what was assumed and then disproved, with the step back.
-fn take_back(said: &[Said]) -> (Vec<usize>, Vec<usize>) {
-    let (mut kept, mut taken_back): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+/// An orphan in FIN-WAIT-2 goes on as a small socket in FIN-WAIT-2: its full socket's end is no transition. That it is
+/// still there is for the listings to say.
+fn without_orphan<'a>(kernel: &'a [Moved], said: &[Said]) -> &'a [Moved] {
+    match (kernel.split_last(), said.last()) {
+        (Some((last, before)), Some(step))
+            if last.hands_over() && last.from == State::FinWait2 && step.to == State::FinWait2 =>
+        {
+            before
+        }
+        _ => kernel,
+    }
+}
+
+/// What was said and stays said, with its place; and the places of what was assumed and then disproved, with the step
+/// back.
+fn take_back(said: &[Said]) -> (Vec<(usize, Said)>, Vec<usize>) {
+    let (mut kept, mut taken_back): (Vec<(usize, Said)>, Vec<usize>) = (Vec::new(), Vec::new());
     for (at, step) in said.iter().enumerate() {
-        let returns_to = kept.iter().rposition(|&earlier| said[earlier].from == step.to);
+        let returns_to = kept.iter().rposition(|(_, earlier)| earlier.from == step.to);
         match returns_to {
-            Some(first) if &*step.why == "rollback" && !said[kept[first]].confirmed => {
-                taken_back.extend(kept.drain(first..));
+            Some(first) if &*step.why == "rollback" && !kept[first].1.confirmed => {
+                taken_back.extend(kept.drain(first..).map(|(at, _)| at));
                 taken_back.push(at);
+                continue;
             }
-            _ => kept.push(at),
+            _ => {}
+        }
+        match kept.pop() {
+            // A FIN that left before the peer's had come disproves the CLOSE-WAIT that was assumed.
+            Some((place, assumed))
+                if assumed.to == State::CloseWait
+                    && !assumed.confirmed
+                    && (step.from, step.to) == (State::CloseWait, State::Closing) =>
+            {
+                taken_back.push(place);
+                kept.push((at, Said { from: assumed.from, ..step.clone() }));
+            }
+            last => {
+                kept.extend(last);
+                kept.push((at, step.clone()));
+            }
         }
     }
     (kept, taken_back)
@@ -115,7 +146,7 @@ const LONGEST_STRIDE: usize = 3;
 /// The kernel takes microseconds for one segment; that it is interrupted meanwhile is allowed for.
 const ONE_SEGMENT: u64 = 20_000_000;
 
-fn fewest_differences(kernel: &[Moved], said: &[&Said]) -> Vec<Finding> {
+fn fewest_differences(kernel: &[Moved], said: &[Said]) -> Vec<Finding> {
     // cost[k][s]: the fewest differences between kernel[k..] and said[s..].
     let (rows, columns) = (kernel.len(), said.len());
     let mut cost = vec![vec![0_usize; columns + 1]; rows + 1];
@@ -125,7 +156,7 @@ fn fewest_differences(kernel: &[Moved], said: &[&Said]) -> Vec<Finding> {
                 cost[k][s] = (rows - k) + (columns - s);
                 continue;
             }
-            let stride = covers(&kernel[k..], said[s]);
+            let stride = covers(&kernel[k..], &said[s]);
             let differ = 1 + cost[k + 1][s + 1].min(cost[k + 1][s]).min(cost[k][s + 1]);
             cost[k][s] = if stride > 0 { differ.min(cost[k + stride][s + 1]) } else { differ };
         }
@@ -133,7 +164,7 @@ fn fewest_differences(kernel: &[Moved], said: &[&Said]) -> Vec<Finding> {
     let (mut k, mut s) = (0, 0);
     let mut findings = Vec::new();
     while k < rows || s < columns {
-        let stride = if k < rows && s < columns { covers(&kernel[k..], said[s]) } else { 0 };
+        let stride = if k < rows && s < columns { covers(&kernel[k..], &said[s]) } else { 0 };
         if stride > 0 && cost[k][s] == cost[k + stride][s + 1] {
             findings.extend((k..k + stride).map(|kernel| Finding::Right { kernel }));
             k += stride;
@@ -247,6 +278,27 @@ mod tests {
         let mut proved = seen.to_vec();
         proved[1].confirmed = true;
         assert_eq!(count(&truth, &proved), [3, 0, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn an_orphan_in_fin_wait2_is_still_there() {
+        let truth = kernel(&[Established, FinWait1, FinWait2, Closed]);
+        assert_eq!(count(&truth, &said(&[Established, FinWait1, FinWait2])), [2, 0, 0, 0, 0, 0]);
+        assert_eq!(count(&truth, &said(&[Established, FinWait1])), [1, 0, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn fins_that_cross_disprove_close_wait() {
+        let truth = kernel(&[Established, FinWait1, Closing, Closed]);
+        let seen = |confirmed| {
+            [
+                step(Established, CloseWait, "peer_fin", confirmed),
+                step(CloseWait, Closing, "own_fin", false),
+                step(Closing, TimeWait, "fin_acked", false),
+            ]
+        };
+        assert_eq!(count(&truth, &seen(false)), [3, 0, 0, 0, 1, 0]);
+        assert_eq!(count(&truth, &seen(true)), [1, 2, 0, 0, 0, 0]);
     }
 
     #[test]

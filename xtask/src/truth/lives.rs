@@ -49,7 +49,8 @@ impl Lives {
         let mut lives = Self::default();
         let mut sockets: HashMap<u64, Life> = HashMap::new();
         for change in &recording.changes {
-            if is_listeners(change) {
+            // close() in FIN-WAIT-2 sets the state that is set already.
+            if is_listeners(change) || change.from == change.to {
                 continue;
             }
             if is_birth(change) {

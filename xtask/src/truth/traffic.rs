@@ -30,12 +30,14 @@ pub const MOST_PAIRS: usize = 256;
 pub const SERVER_PORTS: RangeInclusive<u16> = FIRST_PORT..=FIRST_PORT + MOST_PAIRS as u16;
 
 /// What is to be played.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     pub connections: u64,
     pub pairs: usize,
     /// How long a program waits for its peer before it gives up.
     pub patience: Duration,
+    /// Kinds in the order of playing, over and over.
+    pub menu: Vec<usize>,
 }
 
 /// What was played.
@@ -68,6 +70,7 @@ struct Shared {
 
 impl Traffic {
     pub fn start(ground: &Ground, plan: Plan) -> Result<Self> {
+        let (pairs, patience) = (plan.pairs.clamp(1, MOST_PAIRS), plan.patience);
         let shared = Arc::new(Shared {
             plan,
             taken: AtomicU64::new(0),
@@ -75,15 +78,13 @@ impl Traffic {
             played: Mutex::new(Played::default()),
         });
         let mut threads = Vec::new();
-        for number in 0..plan.pairs.clamp(1, MOST_PAIRS) {
+        for number in 0..pairs {
             let (orders, todo) = channel();
             let (reports, done) = channel();
             let listeners = ground.servers.run(|| listen(number))??;
             let meeting = Arc::new(Pair::default());
             let pair = Arc::clone(&meeting);
-            threads.push(
-                ground.servers.spawn(move || serve(&listeners, &todo, &reports, &pair, plan.patience))?,
-            );
+            threads.push(ground.servers.spawn(move || serve(&listeners, &todo, &reports, &pair, patience))?);
             let shared = Arc::clone(&shared);
             threads.push(ground.clients.spawn(move || ask(number, &shared, &orders, &done, &meeting))?);
         }
@@ -212,7 +213,7 @@ fn ask(
     done: &Receiver<Outcome>,
     pair: &Pair,
 ) -> Result<()> {
-    let menu: Vec<usize> = menu();
+    let menu = &shared.plan.menu;
     let mut places = Places::new(number, shared.plan.pairs);
     // Each pair begins elsewhere on the menu.
     let mut course = number * 7;
@@ -272,10 +273,18 @@ impl Shared {
     }
 }
 
-/// Indices of [`KINDS`], each as often as its weight says, spread out.
-fn menu() -> Vec<usize> {
+/// Indices of [`KINDS`] whose name contains the filter, each as often as its weight says, spread out.
+pub fn menu(filter: &str) -> Vec<usize> {
     let most = KINDS.iter().map(|kind| kind.weight).max().unwrap_or(1);
-    (0..most).flat_map(|round| (0..KINDS.len()).filter(move |&kind| KINDS[kind].weight > round)).collect()
+    let kinds = KINDS.iter().enumerate().filter(|(_, kind)| kind.name.contains(filter));
+    (0..most)
+        .flat_map(|round| kinds.clone().filter(move |(_, kind)| kind.weight > round).map(|(at, _)| at))
+        .collect()
+}
+
+/// The kinds of traffic.
+pub fn names() -> Vec<&'static str> {
+    KINDS.iter().map(|kind| kind.name).collect()
 }
 
 /// The addresses and ports of one pair's clients, none twice within any TIME-WAIT.
