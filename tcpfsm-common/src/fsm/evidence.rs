@@ -146,9 +146,12 @@ impl Evidence {
         }
         self.take_window(segment, peer, facts);
         if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-            && (!self.has(Self::TIMESTAMPS) || !acked() || !segment.seq.after(peer.ack))
+            && (!self.has(Self::TIMESTAMPS)
+                || !acked()
+                || !segment.seq.after(peer.ack) && !end.before(peer.ack))
         {
-            // RFC 7323 §4.3: TS.Recent follows segments at the left edge only.
+            // RFC 7323 §4.3: TS.Recent follows segments at the left edge only. What lies wholly before it Linux drops
+            // before it looks at the timestamp: sent again for nothing, it is newer than what is still on its way.
             self.tsval = segment.options.tsval;
             self.flags |= Self::TIMESTAMPS;
         }

@@ -21,7 +21,13 @@ impl<D: Desk> Track<'_, D> {
         let known = self.is_current(own) && own.has(Evidence::SYN);
         let again = known && own.iss == segment.seq;
         match self.state_of_sender() {
-            State::Closed | State::Listen | State::TimeWait => self.open(own, peer, segment),
+            State::Closed | State::Listen | State::TimeWait => {
+                if again && self.is_too_late(own, peer, segment) {
+                    self.facts.add(Fact::SynInEstablished);
+                } else {
+                    self.open(own, peer, segment);
+                }
+            }
             State::SynSent => {
                 if again {
                     self.facts.add(Fact::SynRtx);
@@ -73,6 +79,22 @@ impl<D: Desk> Track<'_, D> {
                     own.flags |= Evidence::SYN_ON_LIVE;
                 }
             }
+        }
+    }
+
+    /// A copy of this connection's own SYN, sent again before its SYN-ACK came, and overtaken by all that followed:
+    /// whether its receiver, who is still in the connection or in its TIME-WAIT, opens nothing for it.
+    #[inline(always)]
+    fn is_too_late(&self, own: &Evidence, peer: &Evidence, segment: &Segment) -> bool {
+        match self.state_of_receiver() {
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => true,
+            State::TimeWait => !self.reopens_time_wait(own, peer, segment),
+            State::Closed | State::Listen | State::SynSent | State::SynRecv => false,
         }
     }
 
