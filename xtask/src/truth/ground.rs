@@ -119,9 +119,7 @@ pub fn address(family: Family, host: u8) -> IpAddr {
 /// No forwarding, and room for all TIME-WAITs of a run: beyond the limit Linux skips the state.
 fn prepare() -> Result<()> {
     silence_forwarding();
-    for (name, value) in [("tcp_max_tw_buckets", "1000000")] {
-        let path = format!("/proc/sys/net/ipv4/{name}");
-        fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
-    }
+    let (path, value) = ("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1000000");
+    fs::write(path, value).with_context(|| format!("write {value} to {path}"))?;
     Ok(())
 }
