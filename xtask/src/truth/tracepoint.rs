@@ -255,7 +255,7 @@ mod tests {
         );
         assert_eq!(change.local, "192.0.2.1:80".parse().unwrap());
         assert_eq!(change.remote, "192.0.2.2:40000".parse().unwrap());
-        assert!(layout.change(5, &fields[..40]).is_none(), "cut");
+        assert!(layout.change(5, &fields[..39]).is_none(), "cut within the IPv4 address");
     }
 
     #[test]
