@@ -41,6 +41,7 @@ mod traffic;
 mod wire;
 
 pub use self::report::Report;
+pub use self::traffic::menu;
 
 use self::ground::Ground;
 use self::lives::Lives;
@@ -102,7 +103,7 @@ pub struct Settings {
     pub reorder: u32,
     /// Where a tracker runs.
     pub watch: Watch,
-    /// Kinds of traffic in the order of playing, see [`traffic::menu`].
+    /// Kinds of traffic in the order of playing, see [`menu`].
     pub menu: Vec<usize>,
 }
 
@@ -127,7 +128,7 @@ fn parse_percent(text: &str) -> Result<u32, String> {
 /// The subcommand. Fails when a goal is missed.
 pub fn main(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let &Arguments { connections, quick, loss, reorder, watch, ref traffic, differences, json } = arguments;
-    let menu = traffic::menu(traffic);
+    let menu = menu(traffic);
     if menu.is_empty() {
         bail!("no kind of traffic is called {traffic:?}; there are:\n  {}", traffic::names().join("\n  "));
     }

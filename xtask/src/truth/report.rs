@@ -68,7 +68,7 @@ impl Report {
             format!("{} records of the tracepoint were lost: the truth has holes", self.lost),
         );
         unless(self.lives.headless == 0, format!("{} records have no beginning", self.lives.headless));
-        for SideReport { name, score: Score { total, .. }, lost, not_local, .. } in &self.sides {
+        for SideReport { name, score: Score { total, .. }, rest, lost, not_local } in &self.sides {
             unless(lost.is_empty(), format!("{name}: the tracker lost {}", losses(lost)));
             unless(
                 *not_local == 0,
@@ -76,14 +76,19 @@ impl Report {
             );
             if self.settings.bad_wire() {
                 let share = total.right * 10_000 / total.truth().max(1);
+                let listed = rest.equal * 10_000 / rest.compared.max(1);
+                unless(listed >= GOAL, format!("{name}: {} of the states listed are equal", percent(rest.equal, rest.compared)));
                 unless(
                     share >= GOAL,
                     format!("{name}: {} right, less than 99.9 %", percent(total.right, total.truth())),
                 );
             } else {
-                unless(total.wrong + total.invented == 0, {
-                    format!("{name}: {} transitions wrong, {} invented", total.wrong, total.invented)
+                unless(total.differences() == 0, {
+                    let Counts { wrong, missed, invented, .. } = total;
+                    format!("{name}: {wrong} transitions wrong, {missed} missed, {invented} invented")
                 });
+                let differing = rest.compared - rest.equal;
+                unless(differing == 0, format!("{name}: {differing} of the states listed differ"));
             }
         }
         missed
