@@ -33,8 +33,10 @@ fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bo
     let (before, after) = (Verdict(request.before), Verdict(request.after));
     // A flow is in one of its two maps; while it moves to the other, this copy is marked and differs.
     // SAFETY: the maps gave the elements.
-    for record in [key.find_flow(), key.find_embryo()].into_iter().flatten() {
+    for (found, map) in [(key.find_flow(), K::FLOWS), (key.find_embryo(), K::EMBRYOS)] {
+        let Some(record) = found else { continue };
         if unsafe { flow_table::install(record, before, after) } {
+            stats::moved(counters, map, before, after);
             unsafe { tell(key, record, before, after, counters) };
             return true;
         }

@@ -25,6 +25,7 @@ use tcpfsm_common::{
     flow::End,
     fsm::{Config, advance},
 };
+use tcpfsm_userspace::kernel::evictions::NONE;
 
 const SEGMENTS_PER_CASE: usize = 60;
 
@@ -57,6 +58,7 @@ fn kernel_and_userspace_agree_on_random_sequences() {
     if let Err(error) = result {
         panic!("{error}");
     }
+    assert_eq!(kernel.borrow().missing(), NONE, "the books hold every flow where it is");
     println!("{} segments in {} flows: records, events and counters identical", done.get(), flows.get());
 }
 

@@ -156,7 +156,18 @@ pub struct Counters {
     pub handshake: [u64; LATENCY_BUCKETS],
     /// The same, added up in nanoseconds.
     pub handshake_sum: u64,
+    /// Flows that came into a state of a map: by flow map (`FLOWS4`, `FLOWS6`, `EMBRYOS4`, `EMBRYOS6`), then by
+    /// [`Verdict::flow_slot`](super::Verdict::flow_slot). What came and neither went nor is there was evicted.
+    pub came: ByMapAndState,
+    /// Flows that went out of a state of a map, into another one, into another map, or for good.
+    pub went: ByMapAndState,
 }
+
+/// How many flow maps there are.
+pub const FLOW_MAPS: usize = 4;
+
+/// A number for each state that a flow can be in, in each flow map.
+pub type ByMapAndState = [[u64; STATE_SLOTS]; FLOW_MAPS];
 
 const _: () = assert!(Outcome::COUNT <= 16);
 
@@ -172,12 +183,25 @@ impl Counters {
         dwell_sum: [0; STATE_SLOTS],
         handshake: [0; LATENCY_BUCKETS],
         handshake_sum: 0,
+        came: [[0; STATE_SLOTS]; FLOW_MAPS],
+        went: [[0; STATE_SLOTS]; FLOW_MAPS],
     };
 
     /// Adds another CPU's counters.
     pub fn add(&mut self, other: &Self) {
-        let Self { packets, health, facts, transitions, closed, dwell, dwell_sum, handshake, handshake_sum } =
-            other;
+        let Self {
+            packets,
+            health,
+            facts,
+            transitions,
+            closed,
+            dwell,
+            dwell_sum,
+            handshake,
+            handshake_sum,
+            came,
+            went,
+        } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);
         add_all(&mut self.facts, facts);
@@ -190,6 +214,8 @@ impl Counters {
         add_all(&mut self.dwell_sum, dwell_sum);
         add_all(&mut self.handshake, handshake);
         self.handshake_sum = self.handshake_sum.wrapping_add(*handshake_sum);
+        add_all(self.came.as_flattened_mut(), came.as_flattened());
+        add_all(self.went.as_flattened_mut(), went.as_flattened());
     }
 }
 
