@@ -146,18 +146,26 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
 /// `at..at + N` must be readable.
 #[inline(always)]
 unsafe fn load<const N: usize>(at: usize) -> [u8; N] {
+    const { assert!(N <= 40, "an IPv6 header is the longest that is read at once") };
     let mut bytes = [0; N];
-    let (words, rest) = bytes.as_chunks_mut::<4>();
-    let mut from = at;
-    for word in words {
-        let value: u64;
-        // SAFETY: the caller's promise.
-        unsafe {
-            asm!("{0} = *(u32 *)({1} + 0)", out(reg) value, in(reg) from, options(pure, readonly, nostack))
-        };
-        *word = (value as u32).to_ne_bytes();
-        from += 4;
+    macro_rules! words {
+        ($($offset:literal)*) => {$(
+            if let Some(word) = bytes.get_mut($offset..).and_then(<[u8]>::first_chunk_mut::<4>) {
+                let value: u64;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    asm!(
+                        "{0} = *(u32 *)({1} + {2})", out(reg) value, in(reg) at, const $offset,
+                        options(pure, readonly, nostack),
+                    );
+                }
+                *word = (value as u32).to_ne_bytes();
+            }
+        )*};
     }
+    words!(0 4 8 12 16 20 24 28 32 36);
+    let from = at + N / 4 * 4;
+    let (_, rest) = bytes.as_chunks_mut::<4>();
     match rest {
         [a, b, tail @ ..] => {
             let value: u64;

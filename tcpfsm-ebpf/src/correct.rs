@@ -32,11 +32,12 @@ pub fn tcpfsm_correct(_ctx: TcContext) -> i32 {
 fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bool {
     let (before, after) = (Verdict(request.before), Verdict(request.after));
     // A flow is in one of its two maps; while it moves to the other, this copy is marked and differs.
-    // SAFETY: the maps gave the elements.
     for (found, map) in [(key.find_flow(), K::FLOWS), (key.find_embryo(), K::EMBRYOS)] {
         let Some(record) = found else { continue };
+        // SAFETY: the maps gave the elements.
         if unsafe { flow_table::install(record, before, after) } {
             stats::moved(counters, map, before, after);
+            // SAFETY: as above.
             unsafe { tell(key, record, before, after, counters) };
             return true;
         }

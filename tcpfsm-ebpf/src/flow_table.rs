@@ -5,7 +5,7 @@
 //! wins it does the book-keeping. A record that leaves its map is marked [`Verdict::GONE`] first, so that a
 //! CPU which still holds it looks again.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use tcpfsm_common::{
     abi::{Counters, EventKey, Evidence, FlowRecord, Health, Verdict},
     flow::{End, FlowKey4, FlowKey6},

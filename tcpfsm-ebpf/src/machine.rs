@@ -198,7 +198,7 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
                 return AGAIN;
             }
             work.own = *own;
-            if fsm::is_duplicate_view(&work.own, tap, &work.segment, coarse) {
+            if fsm::is_duplicate_view(before, &work.own, tap, &work.segment, coarse) {
                 work.event.before = before.0;
                 work.set_step(&Step::duplicate_view(before));
             } else {

@@ -3,6 +3,7 @@
 //! ```text
 //! xdp.rs tc.rs   entry points: every packet is passed on, whatever happened here
 //! bytes.rs       packet memory, proved to the verifier            (unsafe)
+//! clock.rs       the coarse clock, read once a tick
 //! track.rs       parse ─► key ─► look up ─► settled, or the machine
 //! machine.rs     the machine on one segment, and the books          (unsafe)
 //! work.rs        the desk on which that is done
@@ -18,11 +19,16 @@
 //! ```
 
 #![no_std]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is large: it is looked up where it lies"
+)]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod atomics;
 mod bytes;
+mod clock;
 mod correct;
 mod emit;
 mod flow_table;

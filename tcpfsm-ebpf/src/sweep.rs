@@ -73,7 +73,8 @@ callback!(embryo6, FlowKey6, EMBRYOS6, 3);
 /// Counts one flow, ends what is to end, reports what is stuck. Says whether the flow is to be removed.
 #[inline(always)]
 unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize) -> bool {
-    let (Some(request), Some(report)) = (SWEEP_REQUEST.get_ptr(0), SWEEP_REPORT.get_ptr_mut(map as u32)) else {
+    let (Some(request), Some(report)) = (SWEEP_REQUEST.get_ptr(0), SWEEP_REPORT.get_ptr_mut(map as u32))
+    else {
         return false;
     };
     let Some(counters) = stats::counters() else { return false };

@@ -28,18 +28,18 @@ pub fn tcpfsm_ingress(ctx: TcContext) -> i32 {
 }
 
 #[inline(never)]
-fn look_egress(ctx: &TcContext, counters: &Counters) -> usize {
+fn look_egress(ctx: &TcContext, counters: &mut Counters) -> usize {
     look(ctx, counters, Hook::TcEgress)
 }
 
 #[inline(never)]
-fn look_ingress(ctx: &TcContext, counters: &Counters) -> usize {
+fn look_ingress(ctx: &TcContext, counters: &mut Counters) -> usize {
     look(ctx, counters, Hook::TcIngress)
 }
 
 #[inline(always)]
-fn look(ctx: &TcContext, counters: &Counters, hook: Hook) -> usize {
+fn look(ctx: &TcContext, counters: &mut Counters, hook: Hook) -> usize {
     let linear = Linear::of_skb(ctx, salt(counters));
     // SAFETY: the context is the program's own.
-    track::look(&linear, &Meta { hook, ifindex: || unsafe { (*ctx.skb.skb).ifindex } })
+    track::look(&linear, &Meta { hook, ifindex: || unsafe { (*ctx.skb.skb).ifindex } }, counters)
 }

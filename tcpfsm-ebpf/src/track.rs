@@ -3,18 +3,22 @@
 //! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
 //! not: so the verifier follows each of them on its own.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use tcpfsm_common::{
-    abi::{Counters, Hook, Outcome},
-    flow::End,
+    abi::{Counters, FlowRecord, Hook, Outcome},
+    flow::{End, Endpoints4, Endpoints6},
     fsm::observe_settled,
-    packet::{IcmpError, Network, Packet, Skip, parse_ether, parse_packet4, parse_packet6},
+    packet::{
+        IcmpError, Ipv4, Network, Skip, Transport, parse_ether, parse_icmp4, parse_icmp6, parse_ipv4,
+        parse_ipv6, parse_ports, parse_tcp,
+    },
     segment::Segment,
 };
 
 use crate::{
     bytes::{Linear, Source},
+    clock,
     flow_table::{self, Key, halves},
     machine::{tcpfsm_icmp, tcpfsm_segment},
     maps::CONFIG,
@@ -40,7 +44,7 @@ const ICMP: Left = 17;
 ///
 /// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
 #[inline(always)]
-pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &Counters) -> Left) {
+pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &mut Counters) -> Left) {
     let Some(counters) = stats::counters() else { return };
     let outcome = match look(ctx, counters) {
         SEGMENT => {
@@ -65,12 +69,17 @@ pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &Counters
 
 /// Looks at a packet.
 #[inline(always)]
-pub(crate) fn look<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, meta: &Meta<I>) -> Left {
-    match parse_ether(bytes) {
-        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta),
-        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta),
-        Err(skip) => skipped(skip),
-    }
+pub(crate) fn look<C: Source, I: Fn() -> u32>(
+    bytes: &Linear<C>,
+    meta: &Meta<I>,
+    counters: &mut Counters,
+) -> Left {
+    let left = match parse_ether(bytes) {
+        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta, counters),
+        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta, counters),
+        Err(skip) => Err(skip),
+    };
+    left.unwrap_or_else(skipped)
 }
 
 /// The counter of a skip: they come after the outcomes.
@@ -79,44 +88,56 @@ fn skipped(skip: Skip) -> Left {
     Outcome::ALL.len() + skip as usize
 }
 
-#[inline(always)]
-fn packet4<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &Meta<I>) -> Left {
-    match parse_packet4(bytes, offset, || bytes.len()) {
-        Ok(Packet::Tcp(ends, segment)) => {
-            let (key, sender) = ends.key(CONFIG.load().scope);
-            segment_of(&key, sender, &segment, meta)
+/// The endpoints first, and the segment once its flow is looked up: registers are few, and what is read before the
+/// look-up must be kept across it.
+macro_rules! packet {
+    ($name:ident, $ip:path, $icmp:path, $ends:ident, $first_fragment:expr, $id:expr) => {
+        #[inline(always)]
+        fn $name<C: Source, I: Fn() -> u32>(
+            bytes: &Linear<C>,
+            offset: usize,
+            meta: &Meta<I>,
+            counters: &mut Counters,
+        ) -> Result<Left, Skip> {
+            let ip = $ip(bytes, offset, || bytes.len())?;
+            match ip.transport {
+                Transport::Tcp => {
+                    let (src_port, dst_port) = parse_ports(bytes, ip.payload)?;
+                    let ends = $ends { src: ip.src, dst: ip.dst, src_port, dst_port };
+                    let (key, sender) = ends.key(CONFIG.load().scope);
+                    let found = key.find_flow();
+                    let (_, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, $first_fragment(&ip))?;
+                    let segment = Segment { ip_id: $id(&ip), ..segment };
+                    Ok(segment_of(&key, sender, found, &segment, meta, counters))
+                }
+                Transport::Icmp => {
+                    let (ends, error) = $icmp(bytes, ip.payload)?;
+                    let (key, quoted) = ends.key(CONFIG.load().scope);
+                    Ok(icmp(&key, quoted, &error, meta))
+                }
+            }
         }
-        Ok(Packet::Icmp(ends, error)) => {
-            let (key, quoted) = ends.key(CONFIG.load().scope);
-            icmp(&key, quoted, &error, meta)
-        }
-        Err(skip) => skipped(skip),
-    }
+    };
 }
 
-#[inline(always)]
-fn packet6<C: Source, I: Fn() -> u32>(bytes: &Linear<C>, offset: usize, meta: &Meta<I>) -> Left {
-    match parse_packet6(bytes, offset, || bytes.len()) {
-        Ok(Packet::Tcp(ends, segment)) => {
-            let (key, sender) = ends.key(CONFIG.load().scope);
-            segment_of(&key, sender, &segment, meta)
-        }
-        Ok(Packet::Icmp(ends, error)) => {
-            let (key, quoted) = ends.key(CONFIG.load().scope);
-            icmp(&key, quoted, &error, meta)
-        }
-        Err(skip) => skipped(skip),
-    }
-}
+packet!(packet4, parse_ipv4, parse_icmp4, Endpoints4, |ip: &Ipv4| ip.first_fragment, |ip: &Ipv4| ip.id);
+packet!(packet6, parse_ipv6, parse_icmp6, Endpoints6, |_| false, |_| 0);
 
 #[inline(always)]
-fn segment_of<K: Key, I: Fn() -> u32>(key: &K, sender: End, segment: &Segment, meta: &Meta<I>) -> Left {
-    if let Some(record) = key.find_flow() {
+fn segment_of<K: Key, I: Fn() -> u32>(
+    key: &K,
+    sender: End,
+    found: Option<*mut FlowRecord>,
+    segment: &Segment,
+    meta: &Meta<I>,
+    counters: &mut Counters,
+) -> Left {
+    if let Some(record) = found {
         // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
         unsafe {
             let (own, peer) = halves(record, sender);
             if observe_settled(flow_table::verdict(record), &mut *own, &*peer, segment) {
-                (*own).count(segment, bpf_ktime_get_coarse_ns());
+                (*own).count(segment, clock::coarse(counters));
                 return Outcome::Tracked as usize;
             }
         }

@@ -17,7 +17,7 @@ pub fn tcpfsm_xdp(ctx: XdpContext) -> u32 {
 }
 
 #[inline(never)]
-fn look(ctx: &XdpContext, counters: &Counters) -> usize {
+fn look(ctx: &XdpContext, counters: &mut Counters) -> usize {
     let linear = Linear::of_xdp(ctx, salt(counters));
-    track::look(&linear, &Meta { hook: Hook::Xdp, ifindex: || ctx.ingress_ifindex() as u32 })
+    track::look(&linear, &Meta { hook: Hook::Xdp, ifindex: || ctx.ingress_ifindex() as u32 }, counters)
 }

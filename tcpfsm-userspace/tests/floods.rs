@@ -247,7 +247,7 @@ fn a_reset_flood() {
     let before = host.kernel.counters();
     let began = host.packets;
     for number in 0..10 * host.size.embryos {
-        let (seq, stray) = (host.random.next(), host.random.next() % 2 == 0);
+        let (seq, stray) = (host.random.next(), host.random.next().is_multiple_of(2));
         let network = if stray { ATTACKERS + number } else { number % host.size.connected };
         // Exact and in-window ones are somebody who can see the connection: another test's.
         let seq = if seq.wrapping_sub(101) < 1 << 24 { seq | 1 << 31 } else { seq };

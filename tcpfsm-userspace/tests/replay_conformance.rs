@@ -113,6 +113,10 @@ fn an_icmp_unreachable_that_quotes_the_syn_closes_both_ends() {
             assert!(lines.iter().any(|line| line.packet == 2), "{at}: no line for the ICMP error");
             assert_eq!(states_of(&lines, 2, client), ["closed", "closed"], "{at}: after the ICMP error");
 
+            // Left out, as tools do that read TCP alone.
+            let lines = replay_with(&["--no-icmp"], &file);
+            assert_eq!(lines.len(), 1, "{at}: the error was to be left out");
+
             // Quoting another sequence number it proves nothing (RFC 5927 §4).
             let mut other = syn.clone();
             other[24] ^= 1;
@@ -225,8 +229,13 @@ fn states_of(lines: &[Line], packet: u64, client: SocketAddr) -> [&'static str; 
 }
 
 fn replay(file: &Path) -> Vec<Line> {
+    replay_with(&[], file)
+}
+
+fn replay_with(options: &[&str], file: &Path) -> Vec<Line> {
     let output = Command::new(env!("CARGO_BIN_EXE_tcpfsm"))
         .args(["replay", "--per-packet", "-o", "jsonl"])
+        .args(options)
         .arg(file)
         .output()
         .unwrap();

@@ -127,8 +127,11 @@ fn meet(here: &AtomicU64, times: u64) {
     }
 }
 
+/// What an end sent: next, contiguous and acknowledged sequence number, packets, bytes.
+type Sent = (u32, u32, u32, u64, u64);
+
 /// What was made of a connection, times and interface aside.
-fn outcome(record: &FlowRecord) -> (State, State, CloseReason, [(u32, u32, u32, u64, u64); 2]) {
+fn outcome(record: &FlowRecord) -> (State, State, CloseReason, [Sent; 2]) {
     let verdict = Verdict(record.shared.verdict);
     let sent = record.sent.map(|sent| (sent.nxt.0, sent.contig.0, sent.ack.0, sent.packets, sent.bytes));
     (verdict.state(End::Low), verdict.state(End::High), verdict.close_reason(), sent)

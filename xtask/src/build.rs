@@ -82,6 +82,7 @@ fn rustflags(linker: &Path) -> OsString {
     for flag in
         // LLVM expands memset and memcpy inline only without "in order": else each is a call to a byte loop.
         [
+            "-Ctarget-cpu=v3",
             "-Cdebuginfo=2",
             "-Clink-arg=--btf",
             "-Clink-arg=--disable-expand-memcpy-in-order",

@@ -4,6 +4,7 @@
 //! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
 //! - [`bench`]: what the tracker costs, and `verifier-stats`
 //! - [`captures`]: the score of `tcpfsm replay` on public captures
+//! - [`truth`]: the tracker against the sockets of real traffic
 //! - [`docs`]: the parts of the documentation that are drawn from the code
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
 //! - [`demo`]: real connections through every TCP state, on a [`lab`]
@@ -26,4 +27,5 @@ pub mod setup;
 pub mod stop;
 pub mod test;
 pub mod tidy;
+pub mod truth;
 pub mod workspace;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{bench, build, captures, conformance, demo, docs, lab, lint, run, test, tidy};
+use xtask::{bench, build, captures, conformance, demo, docs, lab, lint, run, test, tidy, truth};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -45,6 +45,8 @@ enum Task {
     },
     /// Replay public captures and score the result against their ground truth (needs a release build)
     Captures(captures::Arguments),
+    /// Play real traffic and score the tracker against the kernel's own sockets (as root)
+    Truth(truth::Arguments),
     /// rustfmt, clippy and dependency policy
     Lint,
     /// Format the sources
@@ -89,6 +91,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Bench(arguments) => return bench::main(&Workspace::find()?, &arguments),
         Task::VerifierStats { json } => return bench::verifier_stats(&Workspace::find()?, json),
         Task::Captures(arguments) => return captures::main(&Workspace::find()?, &arguments),
+        Task::Truth(arguments) => return truth::main(&Workspace::find()?, &arguments),
         Task::Lint => {
             let workspace = Workspace::find()?;
             let toolchain = setup::ensure(&workspace, Needs::Build)?;

@@ -13,7 +13,7 @@ use crate::command::is_root;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 
-mod daemon;
+pub(crate) mod daemon;
 mod on_demo;
 mod report;
 

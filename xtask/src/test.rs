@@ -23,7 +23,7 @@ pub const QUICK_VARIABLE: &str = "TCPFSM_TEST_QUICK";
 /// The subcommand.
 pub fn main(workspace: &Workspace, filters: &[String], quick: bool) -> Result<()> {
     let started = Instant::now();
-    let toolchain = setup::ensure(workspace, Needs::Network)?;
+    let toolchain = setup::ensure(workspace, Needs::Tests)?;
     let mut skipped = Vec::new();
     let mut step = |name: &str, outcome: Result<Outcome>| -> Result<()> {
         if let Outcome::Skipped(reason) = outcome.with_context(|| format!("step `{name}` failed"))? {

@@ -158,9 +158,11 @@ pub struct Counters {
     pub handshake_sum: u64,
     /// Flows that came into a state of a map: by flow map (`FLOWS4`, `FLOWS6`, `EMBRYOS4`, `EMBRYOS6`), then by
     /// [`Verdict::flow_slot`](super::Verdict::flow_slot). What came and neither went nor is there was evicted.
-    pub came: ByMapAndState,
+    pub came: [[u64; STATE_SLOTS]; FLOW_MAPS],
     /// Flows that went out of a state of a map, into another one, into another map, or for good.
-    pub went: ByMapAndState,
+    pub went: [[u64; STATE_SLOTS]; FLOW_MAPS],
+    /// This CPU's clock, which is no counter: the tick when it was read last, and what it said.
+    pub clock: [u64; 2],
 }
 
 /// How many flow maps there are.
@@ -185,6 +187,7 @@ impl Counters {
         handshake_sum: 0,
         came: [[0; STATE_SLOTS]; FLOW_MAPS],
         went: [[0; STATE_SLOTS]; FLOW_MAPS],
+        clock: [0; 2],
     };
 
     /// Adds another CPU's counters.
@@ -201,6 +204,7 @@ impl Counters {
             handshake_sum,
             came,
             went,
+            clock: _,
         } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);

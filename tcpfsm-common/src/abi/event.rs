@@ -133,6 +133,9 @@ pub trait EventKey {
 
     /// The service whose responder is `end`.
     fn service(&self, end: End) -> ServiceKey;
+
+    /// Whether both ends are the same socket address: a socket connected to itself.
+    fn is_self_connected(&self) -> bool;
 }
 
 impl EventKey for FlowKey4 {
@@ -148,6 +151,11 @@ impl EventKey for FlowKey4 {
     fn service(&self, end: End) -> ServiceKey {
         let at = end as usize & 1;
         ServiceKey { addr: [self.addr[at], 0, 0, 0], port: self.port[at], family: 4, scope: self.scope }
+    }
+
+    #[inline(always)]
+    fn is_self_connected(&self) -> bool {
+        self.port[0] == self.port[1] && self.addr[0] == self.addr[1]
     }
 }
 
@@ -165,6 +173,11 @@ impl EventKey for FlowKey6 {
         let at = end as usize & 1;
         ServiceKey { addr: self.addr[at], port: self.port[at], family: 6, scope: self.scope }
     }
+
+    #[inline(always)]
+    fn is_self_connected(&self) -> bool {
+        self.port[0] == self.port[1] && self.addr[0] == self.addr[1]
+    }
 }
 
 impl EventKey for FlowKey {
@@ -179,6 +192,13 @@ impl EventKey for FlowKey {
         match self {
             Self::V4(key) => key.service(end),
             Self::V6(key) => key.service(end),
+        }
+    }
+
+    fn is_self_connected(&self) -> bool {
+        match self {
+            Self::V4(key) => key.is_self_connected(),
+            Self::V6(key) => key.is_self_connected(),
         }
     }
 }

@@ -17,7 +17,8 @@ mod verdict;
 pub use config::KernelConfig;
 pub use correction::Correction;
 pub use counter::{
-    ByMapAndState, Counters, DWELL_BUCKETS, FLOW_MAPS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
+    ByMapAndState, Counters, DWELL_BUCKETS, FLOW_MAPS, Health, Hook, LATENCY_BUCKETS, Outcome,
+    bucket_limit_ns, bucket_of,
 };
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, StuckEvent};
 pub use record::{Evidence, FlowRecord, Shared, Tap};

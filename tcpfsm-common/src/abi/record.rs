@@ -30,7 +30,7 @@ pub struct Evidence {
     pub nxt: SeqNum,
     /// Everything before this was sent without a hole.
     pub contig: SeqNum,
-    /// One range beyond the hole: its start …
+    /// One range beyond the hole: its start …; with [`Self::SECOND_SYN`] what that SYN occupies.
     pub ooo_start: SeqNum,
     /// … and its end; empty when equal.
     pub ooo_end: SeqNum,
@@ -80,6 +80,8 @@ impl Evidence {
     pub const ZERO_WINDOW: u16 = 1 << 9;
     /// The SYN offered SACK.
     pub const SACK: u16 = 1 << 10;
+    /// In the handshake it sent a second SYN with another number, kept in `ooo_start` and `ooo_end`.
+    pub const SECOND_SYN: u16 = 1 << 11;
     /// One strike, see [`Self::strikes`].
     pub const STRIKE: u16 = 1 << 12;
     const STRIKES: u16 = 0xf << 12;

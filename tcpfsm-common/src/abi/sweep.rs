@@ -101,8 +101,9 @@ impl SweepReport {
         self.flows += flows;
         self.expired += expired;
         self.removed += removed;
-        let Self { by_state: by_state_sum, states: states_sum, assumed: assumed_sum, stuck: stuck_sum, .. } =
-            self;
+        let Self {
+            by_state: by_state_sum, states: states_sum, assumed: assumed_sum, stuck: stuck_sum, ..
+        } = self;
         let sums = states_sum.as_flattened_mut().iter_mut();
         let sums = sums.chain(by_state_sum).chain(assumed_sum).chain(stuck_sum);
         let terms = states.as_flattened().iter().chain(by_state).chain(assumed).chain(stuck);

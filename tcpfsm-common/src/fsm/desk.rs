@@ -59,6 +59,8 @@ pub(super) enum Note {
     FinLate,
     /// Its sender acknowledges the peer's FIN.
     SawPeerFin,
+    /// Its sender had not acknowledged the peer's FIN before.
+    FinAnswers,
     /// The peer's SYN carried data: it may be answered before the handshake is complete.
     FastOpen,
 }

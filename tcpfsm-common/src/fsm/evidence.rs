@@ -54,6 +54,38 @@ impl Evidence {
         self.bytes = 0;
     }
 
+    /// Keeps a SYN with another number than the first: which of the two is the connection's, the SYN-ACK tells.
+    #[inline(always)]
+    pub(super) fn remember_second_syn(&mut self, segment: &Segment) {
+        self.ooo_start = segment.seq;
+        self.ooo_end = segment.end_seq();
+        self.flags |= Self::SECOND_SYN;
+    }
+
+    /// Whether there is a second SYN that this acknowledges.
+    #[inline(always)]
+    pub(super) const fn second_syn_has(&self, ack: SeqNum) -> bool {
+        self.has(Self::SECOND_SYN) && ack.after(self.ooo_start) && !ack.after(self.ooo_end)
+    }
+
+    /// The handshake is behind this end: of its two SYNs the one that its peer acknowledged was the connection's.
+    #[inline(always)]
+    pub(super) fn choose_syn(&mut self, acked: Option<SeqNum>) {
+        if !self.has(Self::SECOND_SYN) {
+            return;
+        }
+        if acked.is_some_and(|ack| self.second_syn_has(ack)) {
+            self.iss = self.ooo_start;
+            self.nxt = self.ooo_end;
+            self.contig = self.iss.plus(1);
+            // The first SYN's is not of this connection.
+            self.flags &= !Self::TIMESTAMPS;
+        }
+        self.ooo_start = self.contig;
+        self.ooo_end = self.contig;
+        self.flags &= !Self::SECOND_SYN;
+    }
+
     /// Counts a segment of this end, whatever it said.
     #[inline(always)]
     pub fn count(&mut self, segment: &Segment, now: u64) {
@@ -114,9 +146,12 @@ impl Evidence {
         }
         self.take_window(segment, peer, facts);
         if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-            && (!self.has(Self::TIMESTAMPS) || !acked() || !segment.seq.after(peer.ack))
+            && (!self.has(Self::TIMESTAMPS)
+                || !acked()
+                || !segment.seq.after(peer.ack) && !end.before(peer.ack))
         {
-            // RFC 7323 §4.3: TS.Recent follows segments at the left edge only.
+            // RFC 7323 §4.3: TS.Recent follows segments at the left edge only. What lies wholly before it Linux drops
+            // before it looks at the timestamp: sent again for nothing, it is newer than what is still on its way.
             self.tsval = segment.options.tsval;
             self.flags |= Self::TIMESTAMPS;
         }

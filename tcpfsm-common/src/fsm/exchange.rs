@@ -32,6 +32,8 @@ impl<D: Desk> Track<'_, D> {
         }
         let own = reread(own);
         self.note(Note::Attached, attached(own, peer));
+        own.choose_syn((self.is(Note::Attached) && peer.has(Evidence::SYN_ACK)).then_some(peer.ack));
+        let own = reread(own);
         if !self.is(Note::Attached)
             && matches!(self.state_of_sender(), State::SynSent)
             && !self.goes_on_alone(own, segment)
@@ -65,6 +67,7 @@ impl<D: Desk> Track<'_, D> {
         // Sequence numbers that went past the FIN before it was seen: its first copy was lost, and left
         // before the peer's FIN, whatever this copy acknowledges.
         self.note(Note::FinLate, !segment.end_seq().after(own.nxt));
+        self.note(Note::FinAnswers, peer.has(Evidence::FIN) && own.ack.before(peer.nxt));
         let desk = self.desk;
         own.accept(segment, peer, || is_noted(desk, Note::Acked), &mut self.facts);
         let own = reread(own);
@@ -246,11 +249,15 @@ impl<D: Desk> Track<'_, D> {
         }
     }
 
-    /// A FIN sent again proves that its acknowledgment, though seen, has not arrived.
+    /// A FIN sent again proves that its acknowledgment, though seen, has not arrived. Not so where it is the first to
+    /// acknowledge the peer's FIN: BSD's stacks put their own FIN on that acknowledgment too, and do not wait for it.
     #[inline(always)]
     fn fin_again(&mut self) {
         match self.state_of_sender() {
             State::FinWait2 => self.roll_back(self.sender, State::FinWait1, true),
+            State::TimeWait if self.is(Note::SawPeerFin) && self.is(Note::FinAnswers) => {
+                self.set_verdict(self.verdict().with_state(self.sender, State::TimeWait, false));
+            }
             State::TimeWait => {
                 let to = if self.is(Note::SawPeerFin) { State::Closing } else { State::FinWait1 };
                 self.roll_back(self.sender, to, true);

@@ -21,7 +21,13 @@ impl<D: Desk> Track<'_, D> {
         let known = self.is_current(own) && own.has(Evidence::SYN);
         let again = known && own.iss == segment.seq;
         match self.state_of_sender() {
-            State::Closed | State::Listen | State::TimeWait => self.open(own, peer, segment),
+            State::Closed | State::Listen | State::TimeWait => {
+                if again && self.is_too_late(own, peer, segment) {
+                    self.facts.add(Fact::SynInEstablished);
+                } else {
+                    self.open(own, peer, segment);
+                }
+            }
             State::SynSent => {
                 if again {
                     self.facts.add(Fact::SynRtx);
@@ -73,6 +79,22 @@ impl<D: Desk> Track<'_, D> {
                     own.flags |= Evidence::SYN_ON_LIVE;
                 }
             }
+        }
+    }
+
+    /// A copy of this connection's own SYN, sent again before its SYN-ACK came, and overtaken by all that followed:
+    /// whether its receiver, who is still in the connection or in its TIME-WAIT, opens nothing for it.
+    #[inline(always)]
+    fn is_too_late(&self, own: &Evidence, peer: &Evidence, segment: &Segment) -> bool {
+        match self.state_of_receiver() {
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => true,
+            State::TimeWait => !self.reopens_time_wait(own, peer, segment),
+            State::Closed | State::Listen | State::SynSent | State::SynRecv => false,
         }
     }
 
@@ -170,9 +192,11 @@ impl<D: Desk> Track<'_, D> {
         }
     }
 
-    /// Another SYN to an end in SYN-RECEIVED (§3.10.7.4): in the window it ends the handshake.
+    /// Another SYN to an end in SYN-RECEIVED (§3.10.7.4): in the window it ends the handshake. That end was only
+    /// assumed to have got the first SYN; if it did not, it answers the second, which is therefore remembered.
     #[inline(always)]
-    fn syn_into_handshake(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
+    fn syn_into_handshake(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        own.remember_second_syn(segment);
         let rcv = rcv_nxt(own, peer);
         if !segment.seq.before(rcv) && segment.seq.before(window_edge(peer, rcv)) {
             self.facts.add(Fact::SynDiffIsn);
@@ -184,10 +208,9 @@ impl<D: Desk> Track<'_, D> {
 
     #[inline(always)]
     pub(super) fn syn_ack(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
-        let acks_syn = self.is_current(peer)
-            && peer.has(Evidence::SYN)
-            && segment.ack.after(peer.iss)
-            && !segment.ack.after(peer.nxt);
+        let acks_first =
+            peer.has(Evidence::SYN) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt);
+        let acks_syn = self.is_current(peer) && (acks_first || peer.second_syn_has(segment.ack));
         let again = self.is_current(own) && own.has(Evidence::SYN) && own.iss == segment.seq;
         match self.state_of_receiver() {
             State::SynSent | State::SynRecv => {

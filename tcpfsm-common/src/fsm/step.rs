@@ -194,14 +194,17 @@ const COPY_NS: u64 = 5_000_000;
 /// another tap. `tap` is where this direction was first seen.
 #[inline(always)]
 #[must_use]
-pub fn is_duplicate_view(own: &Evidence, tap: u32, segment: &Segment, now: u64) -> bool {
+pub fn is_duplicate_view(verdict: Verdict, own: &Evidence, tap: u32, segment: &Segment, now: u64) -> bool {
     let elsewhere = segment.tap != 0 && tap != 0 && segment.tap != tap;
     let same_packet = segment.ip_id != 0 && segment.ip_id == own.last_ip_id();
     (elsewhere || same_packet)
         && own.has(Evidence::SEEN)
         && !segment.end_seq().after(own.nxt)
         && (!segment.flags.any(TcpFlags::ACK) || !segment.ack.after(own.last_ack))
+        && (!segment.flags.any(TcpFlags::SYN) || segment.seq == own.iss)
         && (!segment.flags.any(TcpFlags::FIN) || own.has(Evidence::FIN))
+        // As long as there is somebody to reset, a reset tells something.
+        && (!segment.flags.any(TcpFlags::RST) || verdict.is_closed())
         && now.saturating_sub(own.last_seen()) < COPY_NS
 }
 
@@ -246,7 +249,7 @@ pub fn advance(
     let before = Verdict(shared.verdict);
     let step = if observe_settled(before, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
-    } else if is_duplicate_view(own, shared.tap[sender as usize & 1], segment, now) {
+    } else if is_duplicate_view(before, own, shared.tap[sender as usize & 1], segment, now) {
         Step::duplicate_view(before)
     } else {
         observe(&PlainDesk::default(), before, sender, own, peer, segment, config)

@@ -242,7 +242,7 @@ pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<T
         .iter()
         .map(|probe| {
             let rounds = own(probe);
-            let to = probes.iter().find(|other| other.name == probe.to).map(|to| own(to));
+            let to = probes.iter().find(|other| other.name == probe.to).map(&own);
             let ratios = to.map_or_else(Vec::new, |to| ratios(&rounds, &to));
             Row {
                 name: probe.name.clone(),

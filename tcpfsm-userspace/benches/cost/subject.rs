@@ -115,6 +115,11 @@ impl Subject {
         Ok(map.get(&Raw(key), 0)?.0)
     }
 
+    /// What lies on the desks of all CPUs: a segment on the short path leaves them alone.
+    pub fn desk(&self) -> Result<Vec<u8>> {
+        crate::verifier::first_value(self.ebpf.map("DESK").context("no map DESK")?)
+    }
+
     /// Memory that a map takes, by the kernel's own account.
     pub fn map_bytes(&self, name: &str) -> Result<u64> {
         let map = self.ebpf.map(name).with_context(|| format!("no map {name}"))?;
@@ -216,15 +221,16 @@ pub fn key6(flow: u32) -> FlowKey6 {
 /// What a jig's measured packets must have done to the counters, and nothing else.
 pub struct Expect {
     before: Counters,
+    desk: Vec<u8>,
     began: u64,
 }
 
 impl Expect {
     pub fn begin(subject: &Subject, jig: Option<&Jig>) -> Result<Self> {
-        Ok(Self { before: subject.counters()?, began: jig.map_or(Ok(0), Jig::units)? })
+        Ok(Self { before: subject.counters()?, desk: subject.desk()?, began: jig.map_or(Ok(0), Jig::units)? })
     }
 
-    /// Fails unless every packet was tracked, none told anything, and no event was sent.
+    /// Fails unless every packet was tracked on the short path, none told anything, and no event was sent.
     pub fn nothing_but(&self, subject: &Subject, packets: u64, what: &str) -> Result<()> {
         let after = subject.counters()?;
         let tracked = |counters: &Counters| counters.packets.iter().map(|row| row[0]).sum::<u64>();
@@ -245,6 +251,9 @@ impl Expect {
                 after.health,
                 self.before.health
             );
+        }
+        if subject.desk()? != self.desk {
+            bail!("{what}: the full machine was asked, which leaves its traces on the desk");
         }
         Ok(())
     }

@@ -47,6 +47,38 @@ pub fn test_run(program: RawFd, frame: &[u8], repeat: u32) -> io::Result<u32> {
     if result == 0 { Ok(attr.retval) } else { Err(io::Error::last_os_error()) }
 }
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+
+/// `union bpf_attr`, struct for element operations (`linux/bpf.h`).
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u64,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads an array's first element; of a per-CPU array `value` has room for that of every CPU.
+pub fn lookup_first(map: RawFd, value: &mut [u8]) -> io::Result<()> {
+    let key = 0_u32;
+    let mut attr = ElementAttr {
+        map_fd: u64::from(map.cast_unsigned()),
+        key: (&raw const key) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `attr` and the key, and writes as many bytes to `value` as the caller has room for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_ELEM,
+            (&raw mut attr).cast::<libc::c_void>(),
+            mem::size_of::<ElementAttr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn clock(id: libc::clockid_t) -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes `time`.

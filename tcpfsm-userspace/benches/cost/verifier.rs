@@ -16,6 +16,7 @@ use crate::{
     budgets,
     floor::Loaded,
     subject::{Sizes, Subject},
+    sys,
 };
 
 /// One program on record.
@@ -89,6 +90,15 @@ fn map_size(name: &str, map: &Map) -> Result<MapSize> {
 /// Memory of a map by the kernel's own account.
 pub fn map_bytes(map: &Map) -> Result<u64> {
     bytes_of(data_of(map).context("a map of a type that is not expected here")?.fd().as_fd())
+}
+
+/// The bytes of a per-CPU array's first element, of all CPUs.
+pub fn first_value(map: &Map) -> Result<Vec<u8>> {
+    let data = data_of(map).context("a map of a type that is not expected here")?;
+    let each = (data.info()?.value_size() as usize).next_multiple_of(8);
+    let mut bytes = vec![0; each * sys::cpus()];
+    sys::lookup_first(data.fd().as_fd().as_raw_fd(), &mut bytes).context("read the map's first element")?;
+    Ok(bytes)
 }
 
 fn data_of(map: &Map) -> Option<&MapData> {

@@ -156,7 +156,10 @@ mod tests {
         assert!(text.contains("ESTAB                2         1"), "{text}");
         assert!(!text.contains("CLOSING"));
         assert!(text.contains("orig  ESTAB -> FIN-WAIT-1                5"), "{text}");
-        assert!(text.contains("map       flows4: 128 of 128; 42 evicted: 2 established, 40 time wait"), "{text}");
+        assert!(
+            text.contains("map       flows4: 128 of 128; 42 evicted: 2 established, 40 time wait"),
+            "{text}"
+        );
         assert!(text.contains("lost      none"));
     }
 }

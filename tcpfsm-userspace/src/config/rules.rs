@@ -309,6 +309,18 @@ mod tests {
         }
     }
 
+    /// The table of docs/anomalies.md says the defaults, for every kind, and the title of its explanation.
+    #[test]
+    fn the_page_says_the_defaults() {
+        let page = include_str!("../../../docs/anomalies.md");
+        for (kind, rule) in Rules::default().iter() {
+            let begin = format!("| `{}` | {} | ", kind.name(), crate::explain::texts::of(kind).title);
+            let row = page.lines().find(|line| line.starts_with(&begin));
+            let row = row.unwrap_or_else(|| panic!("docs/anomalies.md has no row {begin}"));
+            assert!(row.contains(&format!("`{rule}`")), "not {rule}: {row}");
+        }
+    }
+
     #[test]
     fn shares_are_of_the_whole() {
         let rule = Rules::default()[AnomalyKind::ConnectRefused];

@@ -102,8 +102,15 @@ impl Host {
         let socket = match self.socket(local, remote) {
             Ok(Some(socket)) => socket,
             Ok(None) => {
-                let listener = self.listener_owner(local).map(Whose::Process);
-                return Answer { whose: listener.unwrap_or(nobody(WhyUnowned::NoSocket)), state: None };
+                let whose = match self.listener(local) {
+                    Ok(Some(listener)) => match self.owner(&listener) {
+                        Some(owner) => Whose::Process(owner),
+                        // Somebody listens: who, is not known yet, or may not be seen.
+                        None => Whose::Nobody(self.why_unnamed(), self.placement(&listener)),
+                    },
+                    Ok(None) | Err(_) => nobody(WhyUnowned::NoSocket),
+                };
+                return Answer { whose, state: None };
             }
             Err(_) => return Answer { whose: nobody(WhyUnowned::Hidden), state: None },
         };
@@ -118,14 +125,15 @@ impl Host {
             (_, 0) => Whose::Nobody(WhyUnowned::Orphan, self.placement(&socket)),
             (_, _) => match self.owner(&socket) {
                 Some(owner) => Whose::Process(owner),
-                None => {
-                    let hidden = self.degraded().is_some();
-                    let why = if hidden { WhyUnowned::Hidden } else { WhyUnowned::TooNew };
-                    Whose::Nobody(why, self.placement(&socket))
-                }
+                None => Whose::Nobody(self.why_unnamed(), self.placement(&socket)),
             },
         };
         Answer { whose, state }
+    }
+
+    /// Why the process that must hold a socket cannot be named.
+    fn why_unnamed(&self) -> WhyUnowned {
+        if self.degraded().is_some() { WhyUnowned::Hidden } else { WhyUnowned::TooNew }
     }
 
     /// The process that listens at this address and port, wildcard and dual-stack listeners included.

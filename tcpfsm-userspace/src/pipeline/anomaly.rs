@@ -40,9 +40,11 @@ pub(crate) fn anomaly(
     let flow = Flow { orig, resp, iface, local: owners.local(orig, resp) };
     // Only this host's own stuck end has an owner here; the other end's program is elsewhere.
     let own = flow.local.is_some_and(|local| local.includes(oldest.side));
-    let Ownership { proc, unowned, .. } =
-        if own { owners.owner(&flow, oldest.side, [oldest.state; 2]) } else { Ownership::default() };
     let kernel_state = owners.kernel_state(&flow, oldest.side);
+    // Whether its program still has it, the socket knows better than the wire: a forged reset closes only there.
+    let state = kernel_state.unwrap_or(oldest.state);
+    let Ownership { proc, unowned, .. } =
+        if own { owners.owner(&flow, oldest.side, [state; 2]) } else { Ownership::default() };
     Anomaly {
         flow,
         side: oldest.side,

@@ -50,7 +50,7 @@ use self::{
 pub use self::output::Format;
 
 /// Replay capture files through the state machine.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ReplayArgs {
     /// Capture files, pcap or pcapng; `-` is standard input. Each is a world of its own.
     #[arg(required = true, value_name = "FILE")]
@@ -58,15 +58,29 @@ pub struct ReplayArgs {
     /// How to write the result.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
-    /// One line per packet instead of one per connection.
+    /// One line per packet that belongs to a flow, instead of one per connection.
     #[arg(long)]
     pub per_packet: bool,
     /// Explain each connection: what was seen, what it means, what it comes from, what to do.
     #[arg(long, conflicts_with = "per_packet")]
     pub explain: bool,
-    /// Say on standard error how many packets were read, and how many were not TCP and why.
+    /// Leave ICMP errors out, for comparison with tools that read TCP alone.
+    #[arg(long)]
+    pub no_icmp: bool,
+    /// Say on standard error how many packets were read, how many belong to no flow, and how many were not TCP
+    /// and why.
     #[arg(long)]
     pub stats: bool,
+}
+
+impl ReplayArgs {
+    fn want(&self) -> Want {
+        match (self.per_packet, self.explain) {
+            (true, _) => Want::Packets,
+            (false, true) => Want::Stories,
+            (false, false) => Want::Connections,
+        }
+    }
 }
 
 /// Replays every file. A file that cannot be read is reported and does not keep the others from being read.
@@ -75,14 +89,9 @@ pub struct ReplayArgs {
 /// Only where `out` cannot be written.
 pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut lines = Lines::new(out, args.output);
-    let want = match (args.per_packet, args.explain) {
-        (true, _) => Want::Packets,
-        (false, true) => Want::Stories,
-        (false, false) => Want::Connections,
-    };
     let mut code = ExitCode::SUCCESS;
     for file in &args.files {
-        match replay_file(file, want, &mut lines) {
+        match replay_file(file, args, &mut lines) {
             Ok(counts) => {
                 if args.stats {
                     eprintln!("{}: {counts}", file.display());
@@ -116,13 +125,13 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn replay_file(path: &Path, want: Want, lines: &mut Lines<'_>) -> Result<Counts, Failure> {
+fn replay_file(path: &Path, args: &ReplayArgs, lines: &mut Lines<'_>) -> Result<Counts, Failure> {
     if path.as_os_str() == "-" {
-        return replay("standard input", io::stdin().lock(), want, lines);
+        return replay("standard input", io::stdin().lock(), args, lines);
     }
     let name = path.display().to_string();
     match File::open(path) {
-        Ok(file) => replay(&name, file, want, lines),
+        Ok(file) => replay(&name, file, args, lines),
         Err(error) => {
             let remedy = match error.kind() {
                 ErrorKind::NotFound => "check the path",
@@ -134,7 +143,13 @@ fn replay_file(path: &Path, want: Want, lines: &mut Lines<'_>) -> Result<Counts,
     }
 }
 
-fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> Result<Counts, Failure> {
+fn replay(
+    name: &str,
+    source: impl Read,
+    args: &ReplayArgs,
+    lines: &mut Lines<'_>,
+) -> Result<Counts, Failure> {
+    let want = args.want();
     let refuse = |error: &CaptureError| {
         let remedy = match error {
             CaptureError::Io(_) => "check that it is a readable file",
@@ -151,7 +166,11 @@ fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> R
             Ok(Some(frame)) => {
                 counts.packets += 1;
                 match decoder.decode(&frame) {
-                    Ok(said) => observe(&said, (frame.number, frame.time), want, &mut tracker, lines)?,
+                    Ok(Said::Icmp { .. }) if args.no_icmp => {}
+                    Ok(said) => {
+                        let of_flow = observe(&said, (frame.number, frame.time), want, &mut tracker, lines)?;
+                        counts.strays += u64::from(!of_flow);
+                    }
                     Err(skip) => {
                         counts.skipped[skip as usize] += 1;
                         if !link::is_known(frame.link) {
@@ -179,14 +198,15 @@ fn replay(name: &str, source: impl Read, want: Want, lines: &mut Lines<'_>) -> R
     Ok(counts)
 }
 
-/// One frame: to the tracker, and what that says to the output.
+/// One frame: to the tracker, and what that says to the output. Says whether it belongs to a flow; fragments
+/// and ICMP errors are not asked.
 fn observe(
     said: &Said,
     frame: (u64, i64),
     want: Want,
     tracker: &mut Tracker,
     lines: &mut Lines<'_>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let (number, time) = frame;
     let sighting = match said {
         Said::Segment { key, sender, segment, complete } => {
@@ -196,12 +216,14 @@ fn observe(
         Said::Icmp { key, quoted, error } => tracker.icmp(*key, *quoted, error, time),
         Said::Fragment => None,
     };
+    let of_flow = sighting.as_ref().is_none_or(|sighting| sighting.is_of_flow);
     if want == Want::Packets
-        && let Some(sighting) = sighting
+        && let Some(sighting) = sighting.filter(|sighting| sighting.is_of_flow)
     {
         lines.packet(number, time, &sighting)?;
     }
-    finished(tracker.finished(), lines)
+    finished(tracker.finished(), lines)?;
+    Ok(of_flow)
 }
 
 /// Connections that are over: their stories where they were wanted, else their lines.
@@ -219,6 +241,8 @@ fn finished(over: impl Iterator<Item = Summary>, lines: &mut Lines<'_>) -> io::R
 #[derive(Default)]
 struct Counts {
     packets: u64,
+    /// TCP segments that belong to no flow.
+    strays: u64,
     skipped: [u64; Skip::ALL.len()],
     unknown_link: Option<u16>,
 }
@@ -226,6 +250,9 @@ struct Counts {
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} packets", self.packets)?;
+        if self.strays > 0 {
+            write!(f, ", {} of no flow", self.strays)?;
+        }
         for (reason, count) in Skip::ALL.into_iter().zip(self.skipped) {
             if count > 0 {
                 write!(f, ", {} {}", count, reason.name())?;

@@ -120,7 +120,7 @@ impl<'a> Lines<'a> {
 }
 
 fn packet_json(line: &mut Vec<u8>, number: u64, time: i64, sighting: &Sighting) -> io::Result<()> {
-    let Sighting { orig, resp, direction, flags, states, confirmed, facts } = sighting;
+    let Sighting { orig, resp, direction, flags, states, confirmed, facts, is_of_flow: _ } = sighting;
     line.extend_from_slice(b"{\"packet\":");
     integer(line, number);
     line.extend_from_slice(b",\"ts\":\"");
@@ -164,7 +164,7 @@ fn connection_json(line: &mut Vec<u8>, summary: &Summary) -> io::Result<()> {
 }
 
 fn packet_row(line: &mut Vec<u8>, number: u64, time: i64, sighting: &Sighting) -> io::Result<()> {
-    let Sighting { orig, resp, direction, flags, states, confirmed, facts } = sighting;
+    let Sighting { orig, resp, direction, flags, states, confirmed, facts, is_of_flow: _ } = sighting;
     let arrow = match direction {
         Direction::Original => "→",
         Direction::Reply => "←",

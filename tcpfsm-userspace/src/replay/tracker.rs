@@ -27,6 +27,8 @@ const CROWDED: usize = 1 << 19;
 
 /// What the machine says of a packet.
 pub(super) struct Sighting {
+    /// It belongs to a flow: a stray, or what might be the beginning of a pickup, does not.
+    pub(super) is_of_flow: bool,
     pub(super) orig: SocketAddr,
     pub(super) resp: SocketAddr,
     pub(super) direction: Direction,
@@ -374,6 +376,7 @@ fn sighting(key: FlowKey, verdict: u64, sender: End, flags: TcpFlags, facts: Fac
     let direction = if orig as u8 == sender as u8 { Direction::Original } else { Direction::Reply };
     let [orig, resp] = ends.map(|end| key.socket_addr(end));
     Sighting {
+        is_of_flow: verdict.generation() != 0 && !verdict.has(Verdict::CANDIDATE),
         orig,
         resp,
         direction,

@@ -39,7 +39,12 @@ use crate::{
 /// # Errors
 /// A system call on the maps failed. Sockets that the kernel does not list are no error: they are picked up
 /// from the wire.
-pub fn warm_start(host: &mut Host, maps: &FlowMaps, scope: u32, coverage: &Coverage) -> Result<ByMapAndState> {
+pub fn warm_start(
+    host: &mut Host,
+    maps: &FlowMaps,
+    scope: u32,
+    coverage: &Coverage,
+) -> Result<ByMapAndState> {
     let sockets = match host.sockets() {
         Ok(sockets) => sockets,
         Err(error) => {

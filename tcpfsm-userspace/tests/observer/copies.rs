@@ -83,6 +83,30 @@ fn a_packet_that_is_seen_twice_is_one_packet() {
     }
 }
 
+/// A generator of packets may give all the same identification: a reset that is the first of its kind is no copy of
+/// the segment before it, nor is a SYN with another number. The second of two equal resets is one.
+#[test]
+fn a_reset_is_no_copy_of_the_segment_before_it() {
+    let said = [
+        (1, 100, 0, F::SYN, 0),
+        (2, 500, 101, F::SYN | F::ACK, 0),
+        (1, 101, 501, F::ACK, 0),
+        (2, 501, 101, F::ACK | F::PSH, 20),
+        (1, 101, 521, F::ACK, 0),
+        (1, 101, 521, F::RST | F::ACK, 0),
+        (1, 101, 521, F::RST | F::ACK, 0),
+        (1, 50, 0, F::SYN, 0),
+    ];
+    let mut record = FlowRecord::default();
+    let told = said.map(|said| {
+        let (_, sender, segment) = parse(&packet(Family::V4, 0, 1, said));
+        advance(&mut record, sender, &segment, 1_000_000_000, Config::default()).0.facts
+    });
+    assert!(told[5].has(Fact::Reset) && told[5].has(Fact::Closed), "{:?}", told[5]);
+    assert!(told[6].has(Fact::DuplicateView), "{:?}", told[6]);
+    assert!(told[7].has(Fact::Open) && told[7].has(Fact::PortReuse), "{:?}", told[7]);
+}
+
 /// The same in the kernel, where the copy comes through another hook.
 #[test]
 fn the_kernel_programs_know_a_copy() {

@@ -1,7 +1,7 @@
 //! Scripts of segments on one flow.
 //!
 //! A line is: sender (`C` or `S`), flags (`0` for none), `s` and the sequence number, `a` and the acknowledgment,
-//! `+` and the length, `w` and the window; then what must be known of client and server after it, `-` where no flow
+//! `+` and the length, `w` and the window, `t` and the timestamp; then what must be known of client and server after it, `-` where no flow
 //! must be shown; then facts that it must tell, or with `!` must not. Numbers are relative to each end's initial
 //! one. A state with `~` is assumed.
 
@@ -167,12 +167,116 @@ const SCRIPTS: &[Script] = &[
         lines: &["HS", "S PA s1 a1 +1 ES/ES", "S A s2 a2 ES/ES ack_unseen", "C A s2 a2 F2/~CW fin_unseen"],
     },
     Script {
+        id: "two SYNs",
+        what: "the second in the window of the first: which is the connection's, the SYN-ACK tells",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s5000 SS/CL syn_diff_isn",
+            "S SA s0 a5001 ~ES/SR !synack_bad_ack",
+            "C A s5001 a1 ES/~ES established",
+            "S PA s1 a5001 +10 ES/ES !ack_unseen",
+            "C FA s5001 a11 F1/~CW half_closed",
+        ],
+    },
+    Script {
+        id: "two SYNs",
+        what: "the second outside of the window, as of another socket that got the port: the first was lost",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s100000 SS/~SR out_of_window",
+            "S SA s0 a100001 ~ES/SR !synack_bad_ack",
+            "C PA s100001 a1 +10 ES/~ES established !ooo",
+            "S A s1 a100011 ES/ES !ack_unseen",
+        ],
+    },
+    Script {
+        id: "two SYNs",
+        what: "the first is answered, the second was a forgery: nothing of it is left",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s1000 SS/CL syn_diff_isn",
+            "S SA s0 a1 ~ES/SR",
+            "C A s1 a1 ES/~ES established",
+            "C PA s1 a1 +999 ES/~ES",
+            "C FA s1001 a1 F1/~ES ooo half_closed",
+        ],
+    },
+    Script {
+        id: "two SYNs",
+        what: "the answer to the second is refused, as by a half-open scan",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s100000 SS/~SR out_of_window",
+            "S SA s0 a100001 ~ES/SR",
+            "C R s100001 CL/CL handshake_aborted",
+        ],
+    },
+    Script {
+        id: "crossing FINs",
+        what: "BSD's stacks put their FIN on the acknowledgment of their peer's: the ACK of their own is on its way, \
+               not lost",
+        lines: &[
+            "HS",
+            "C FA s1 a1 F1/~CW half_closed",
+            "S FA s1 a1 ~CG/~CG simultaneous_close",
+            "S A s2 a2 ~TW/CG",
+            "C FA s1 a2 ~TW/~TW fin_rtx !state_rollback",
+            "C A s2 a2 TW/~TW",
+        ],
+    },
+    Script {
+        id: "crossing FINs",
+        what: "with nothing new on it, it says that the ACK was lost",
+        lines: &[
+            "HS",
+            "C FA s1 a1 F1/~CW half_closed",
+            "S FA s1 a1 ~CG/~CG simultaneous_close",
+            "C A s2 a2 CG/~TW",
+            "S A s2 a2 ~TW/TW closed",
+            "C FA s1 a2 CG/TW fin_rtx state_rollback",
+        ],
+    },
+    Script {
         id: "P38",
         what: "the window scale is unknown: 300 kB ahead is taken to be in the window",
         lines: &[
             "C PA s5001 a9001 +100 ES/~ES midstream_pickup",
             "S A s9001 a5101 w1000 ES/ES",
             "C PA s305101 a9001 +100 ES/ES !out_of_window ooo",
+        ],
+    },
+    Script {
+        id: "L01",
+        what: "data sent again for nothing is newer than the FIN that it overtakes: the FIN counts (live sockets)",
+        lines: &[
+            "HS",
+            "C PA s1 a1 +100 t5 ES/~ES",
+            "S A s1 a101 t1 ES/ES",
+            "C PA s1 a1 +50 t9 ES/ES spurious_rtx",
+            "C FA s101 a1 t5 F1/~CW half_closed !paws",
+        ],
+    },
+    Script {
+        id: "L02",
+        what: "a SYN that was sent again, and comes when the connection is nearly over (live sockets)",
+        lines: &[
+            "HS",
+            "C FA s1 a1 F1/~CW half_closed",
+            "S FA s1 a2 ~TW/LA",
+            "C S s0 ~TW/LA syn_in_established !open",
+            "S A s2 a2 ~TW/LA",
+            "C A s2 a2 TW/CL closed",
+        ],
+    },
+    Script {
+        id: "L02",
+        what: "or when its receiver is in TIME-WAIT",
+        lines: &[
+            "HS",
+            "S FA s1 a1 ~CW/F1 half_closed",
+            "C FA s1 a2 LA/~TW",
+            "S A s2 a2 CL/TW closed",
+            "C S s0 CL/TW syn_in_established !open",
         ],
     },
 ];
@@ -281,6 +385,7 @@ struct Line {
     ack: u32,
     len: usize,
     window: u16,
+    timestamp: Option<u32>,
     /// Client and server; `None` where no flow must be shown.
     expected: Option<End2>,
     told: Facts,
@@ -303,6 +408,7 @@ impl Line {
             ack: 0,
             len: 0,
             window: 64_240,
+            timestamp: None,
             expected: None,
             told: Facts::default(),
             untold: Facts::default(),
@@ -313,6 +419,7 @@ impl Line {
                 's' if number().is_ok() => line.seq = own.wrapping_add(number().unwrap()),
                 'a' if number().is_ok() => line.ack = peer.wrapping_add(number().unwrap()),
                 'w' if number().is_ok() => line.window = number().unwrap().try_into().unwrap(),
+                't' if number().is_ok() => line.timestamp = number().ok(),
                 '+' => line.len = number().unwrap().try_into().unwrap(),
                 '-' => line.expected = None,
                 '!' => line.untold.add(fact(&word[1..])),
@@ -328,7 +435,8 @@ impl Line {
 
     fn packet(&self, family: segments::Family, network: u32, id: u16) -> Vec<u8> {
         let ports = if self.from_client { (40_000, 443) } else { (443, 40_000) };
-        let tcp = segments::tcp(ports, self.seq, self.ack, self.flags, self.window, &[], self.len);
+        let options = self.timestamp.map_or_else(Vec::new, |value| segments::timestamps_option(value, 7));
+        let tcp = segments::tcp(ports, self.seq, self.ack, self.flags, self.window, &options, self.len);
         let (from, to) = if self.from_client { (1, 2) } else { (2, 1) };
         match family {
             segments::Family::V4 => segments::ipv4(network, from, to, id, &tcp),

@@ -1,5 +1,7 @@
 //! The real daemon, in the watched namespace of a lab.
 
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -7,7 +9,7 @@ use std::{
     net::SocketAddr,
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -36,9 +38,13 @@ impl Daemon {
         let directory = directory.path().to_owned();
         let socket = directory.join("tcpfsm.sock");
         let mut command = run_command(lab, &socket);
-        command
-            .stdout(File::create(directory.join("stdout")).unwrap())
-            .stderr(File::create(directory.join("stderr")).unwrap());
+        command.stdout(File::create(directory.join("stdout")).unwrap());
+        Self::spawn(command, socket, directory)
+    }
+
+    /// Starts a command that runs it, and waits until it answers.
+    pub(crate) fn spawn(mut command: Command, socket: PathBuf, directory: PathBuf) -> Self {
+        command.stderr(File::create(directory.join("stderr")).unwrap());
         // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
         unsafe {
             // A test that is killed takes the daemon with it.
@@ -54,6 +60,11 @@ impl Daemon {
             thread::sleep(Duration::from_millis(20));
         }
         daemon
+    }
+
+    /// Its standard output, where that is a pipe.
+    pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     pub(crate) fn pid(&self) -> u32 {

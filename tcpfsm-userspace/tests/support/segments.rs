@@ -192,7 +192,8 @@ impl Talk {
     }
 }
 
-fn timestamps_option(value: u32, echo: u32) -> Vec<u8> {
+/// The option with its padding.
+pub fn timestamps_option(value: u32, echo: u32) -> Vec<u8> {
     let mut bytes = vec![1, 1, 8, 10];
     bytes.extend(value.to_be_bytes());
     bytes.extend(echo.to_be_bytes());

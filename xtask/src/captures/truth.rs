@@ -65,8 +65,6 @@ pub(super) struct Found {
     pub(super) states: [String; 2],
     pub(super) conn_state: String,
     pub(super) history: String,
-    /// An ICMP error ended it; the reference knows nothing of ICMP.
-    pub(super) is_unreachable: bool,
 }
 
 impl Found {
@@ -81,14 +79,12 @@ impl Found {
     fn parse(value: &Value) -> Option<Self> {
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let end = |name: &str| text(name)?.parse().ok().map(unmapped);
-        let events = value.get("events")?.as_array()?;
         Some(Self {
             began: micros(text("first_ts")?)?,
             ends: [end("orig")?, end("resp")?],
             states: [canonical(text("orig_state")?), canonical(text("resp_state")?)],
             conn_state: text("conn_state")?.to_owned(),
             history: text("history")?.to_owned(),
-            is_unreachable: events.iter().any(|event| event == "connect_unreachable"),
         })
     }
 }

@@ -159,22 +159,22 @@ impl Lab {
 }
 
 /// New namespaces may inherit forwarding from the host. Then b would answer for the quiet addresses.
-fn silence_forwarding() {
+pub(crate) fn silence_forwarding() {
     for name in ["ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding"] {
         // Where /proc/sys is read-only (containers) forwarding is normally off anyway.
         let _ = std::fs::write(format!("/proc/sys/net/{name}"), "0");
     }
 }
 
-fn neighbour(address: IpAddr, mac: &str, iface: &str) -> String {
+pub(crate) fn neighbour(address: IpAddr, mac: &str, iface: &str) -> String {
     format!("neighbour replace {address} lladdr {mac} dev {iface} nud permanent")
 }
 
-fn mac(bytes: [u8; 6]) -> String {
+pub(crate) fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn ip_batch(namespace: &str, lines: &[String]) -> Result<()> {
+pub(crate) fn ip_batch(namespace: &str, lines: &[String]) -> Result<()> {
     let mut child = netns::ip()?
         .args(["-netns", namespace, "-batch", "-"])
         .stdin(Stdio::piped())

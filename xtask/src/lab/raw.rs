@@ -1,7 +1,7 @@
 //! Frames in and out of a namespace, past its TCP/IP stack.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -19,6 +19,33 @@ impl RawPort {
     /// Opens one on `iface` inside `namespace`.
     pub fn open(namespace: &Netns, iface: &str) -> Result<Self> {
         namespace.run(|| open_here(iface))?.with_context(|| format!("packet socket on {iface}"))
+    }
+
+    /// From now on every frame comes and goes behind a `virtio_net_hdr`, so that checksums and segmentation that are
+    /// left to the device survive the way through this process; and only frames that come in are seen.
+    pub fn keep_offloads(&self) -> Result<()> {
+        for (option, what) in [
+            (libc::PACKET_VNET_HDR, "PACKET_VNET_HDR"),
+            (libc::PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING"),
+        ] {
+            let on: libc::c_int = 1;
+            #[expect(clippy::cast_possible_truncation, reason = "4 bytes")]
+            let length = size_of_val(&on) as libc::socklen_t;
+            // SAFETY: `on` is an int of `length` bytes, and outlives the call.
+            let result = unsafe {
+                libc::setsockopt(
+                    self.socket.as_raw_fd(),
+                    libc::SOL_PACKET,
+                    option,
+                    (&raw const on).cast(),
+                    length,
+                )
+            };
+            if result != 0 {
+                return Err(io::Error::last_os_error()).context(what);
+            }
+        }
+        Ok(())
     }
 
     /// Sends a whole frame.
@@ -52,6 +79,12 @@ impl RawPort {
                 Err(error) => return Err(error).context("receive frame"),
             }
         }
+    }
+}
+
+impl AsFd for RawPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

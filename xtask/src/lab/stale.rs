@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::netns;
 use crate::command::is_root;
@@ -37,9 +37,30 @@ pub fn remove() -> usize {
     namespaces + directories
 }
 
-/// A directory for the control socket of this process's demo; root's alone, removed by `remove` at the latest.
-pub fn run_directory() -> PathBuf {
-    Path::new(RUN).join(format!("{PREFIX}demo-{}-run", std::process::id()))
+/// A directory for the control sockets of this process; root's alone, taken away when dropped, by the next run's
+/// [`remove`] at the latest.
+#[derive(Debug)]
+pub struct RunDirectory(PathBuf);
+
+impl RunDirectory {
+    /// Makes it. `kind` as for a [`Lab`](super::Lab).
+    pub fn create(kind: &str) -> Result<Self> {
+        let path = Path::new(RUN).join(format!("{PREFIX}{kind}-{}-run", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        // The next run removes it otherwise.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn stale_names(directory: &str) -> Vec<String> {
@@ -62,7 +83,7 @@ fn is_alive(pid: u32) -> bool {
 /// The process in `tcpfsm-KIND-PID-SIDE` or `tcpfsm-KIND-PID.NUMBER-SIDE`.
 fn owner(name: &str) -> Option<u32> {
     let mut parts = name.strip_prefix(PREFIX)?.split('-');
-    let (Some(_kind), Some(process), Some("a" | "b" | "run"), None) =
+    let (Some(_kind), Some(process), Some("a" | "b" | "w" | "run"), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return None;
@@ -79,6 +100,7 @@ mod tests {
         assert_eq!(owner("tcpfsm-demo-4711-a"), Some(4711));
         assert_eq!(owner("tcpfsm-test-4711.3-b"), Some(4711));
         assert_eq!(owner("tcpfsm-demo-4711-run"), Some(4711));
+        assert_eq!(owner("tcpfsm-truth-4711-w"), Some(4711));
         for foreign in ["tcpfsm", "tcpfsm-demo-a", "tcpfsm-4711", "demo-4711-a", "tcpfsm-demo-4711-a-x"] {
             assert_eq!(owner(foreign), None, "{foreign}");
         }

@@ -17,12 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Its stdout is ours.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
 }
 
 impl Daemon {
-    pub(super) fn start(mut command: Command) -> Result<Self> {
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
         // A process group of its own: Ctrl-C reaches us alone, and we pass one signal on, once.
         command.stdin(Stdio::null()).process_group(0);
         // SAFETY: one prctl between fork and exec; nothing is allocated or locked. TERM and not KILL, so that even
@@ -35,12 +35,12 @@ impl Daemon {
         Ok(Self { child })
     }
 
-    pub(super) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+    pub(crate) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().context("wait for the tracker")
     }
 
     /// Asks it to end, and insists after a while.
-    pub(super) fn stop(&mut self) -> Result<ExitStatus> {
+    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.try_wait()? {
             return Ok(status);
         }

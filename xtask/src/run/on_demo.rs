@@ -1,7 +1,6 @@
 //! The tracker on a demo network.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -13,7 +12,8 @@ use super::daemon::{Daemon, exit_code};
 use super::report::{self, Where};
 use crate::demo::Stage;
 use crate::demo::watch::Watch;
-use crate::lab::{IFACE_A, Lab, stale};
+use crate::lab::stale::RunDirectory;
+use crate::lab::{IFACE_A, Lab};
 use crate::progress::{heading, note};
 use crate::stop;
 use crate::workspace::Workspace;
@@ -25,11 +25,11 @@ pub(super) fn main(workspace: &Workspace, arguments: &Arguments, program: &Path)
     stop::catch_signals()?;
     heading("Making the demo network: two namespaces, a veth pair");
     let lab = Lab::new("demo")?;
-    let run = RunDirectory::create()?;
+    let run = RunDirectory::create("demo")?;
     let places = Where {
         namespace: lab.a().name().to_owned(),
         program: workspace.short(program).to_string(),
-        socket: arguments.value("--socket").map_or_else(|| run.0.join("tcpfsm.sock"), PathBuf::from),
+        socket: arguments.value("--socket").map_or_else(|| run.path().join("tcpfsm.sock"), PathBuf::from),
         metrics: arguments.value("--metrics").unwrap_or_else(|| report::DEFAULT_METRICS.to_owned()),
     };
     let watch = Watch::start(&lab)?;
@@ -117,22 +117,4 @@ fn wait_until_ready(daemon: &mut Daemon, socket: &Path, stand_in: bool) -> Resul
         note(&format!("the tracker does not answer on {} yet; going on", socket.display()));
     }
     Ok(None)
-}
-
-/// For the control socket; root's alone.
-struct RunDirectory(PathBuf);
-
-impl RunDirectory {
-    fn create() -> Result<Self> {
-        let path = stale::run_directory();
-        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for RunDirectory {
-    fn drop(&mut self) {
-        // The next run removes it otherwise.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -5,6 +5,7 @@
 mod compiler;
 mod linker;
 mod packages;
+mod services;
 
 use std::path::PathBuf;
 
@@ -30,11 +31,13 @@ pub enum Needs {
     Build,
     /// And the programs that make and inspect network namespaces.
     Network,
+    /// And, where they can be had, the programs that tests play against the daemon.
+    Tests,
 }
 
 /// The subcommand: everything, with a word on what was found.
 pub fn main(workspace: &Workspace) -> Result<()> {
-    let toolchain = ensure(workspace, Needs::Network)?;
+    let toolchain = ensure(workspace, Needs::Tests)?;
     note(&format!("eBPF compiler: {}", toolchain.compiler));
     note(&format!("bpf-linker:    {}", workspace.short(&toolchain.linker)));
     note("everything is in place");
@@ -51,8 +54,11 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Toolchain> {
         Some(linker) => linker,
         None => linker::install(workspace, compiler.llvm())?,
     };
-    if needs == Needs::Network {
+    if needs != Needs::Build {
         packages::ensure_network_tools(workspace)?;
+    }
+    if needs == Needs::Tests {
+        packages::offer_test_programs(workspace);
     }
     Ok(Toolchain { compiler, linker })
 }

@@ -1,5 +1,6 @@
 //! Debian packages: which, and how they are installed or asked for.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -7,6 +8,8 @@ use anyhow::{Result, bail};
 use crate::command::{is_root, which};
 use crate::progress::{note, run_logged};
 use crate::workspace::Workspace;
+
+use super::services;
 
 /// The LLVM that Debian's rustc-web is built with.
 const DEBIAN_LLVM: u32 = 22;
@@ -44,6 +47,45 @@ pub(super) fn ensure_network_tools(workspace: &Workspace) -> Result<()> {
         );
     }
     install(workspace, "Installing the network tools of the demo and the tests", &["iproute2".to_owned()])
+}
+
+/// Programs that tests play against the daemon: the package, and a file that is there once it is installed.
+const TEST_PROGRAMS: [(&str, &str); 7] = [
+    ("nginx-light", "/usr/sbin/nginx"),
+    ("wrk", "/usr/bin/wrk"),
+    ("slowhttptest", "/usr/bin/slowhttptest"),
+    ("hping3", "/usr/sbin/hping3"),
+    ("nmap", "/usr/bin/nmap"),
+    ("python3-scapy", "/usr/lib/python3/dist-packages/scapy/all.py"),
+    ("nftables", "/usr/sbin/nft"),
+];
+
+/// Installs what is missing of [`TEST_PROGRAMS`], where that is a matter of apt and allowed. Where it is not, the tests
+/// that need them say so and are skipped: nothing here is a reason to stop.
+pub(super) fn offer_test_programs(workspace: &Workspace) {
+    let missing: Vec<String> = TEST_PROGRAMS
+        .iter()
+        .filter(|(_, file)| !Path::new(file).exists())
+        .map(|(package, _)| (*package).to_owned())
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    let list = missing.join(" ");
+    if !has_apt() || !is_root() {
+        note(&format!("not installed, so that some tests will be skipped (needs root and apt): {list}"));
+        return;
+    }
+    note(&format!("programs that tests play against the daemon will be installed: {list}"));
+    let quiet = services::Unstarted::new();
+    let installed = install(workspace, "Installing the programs of the tests", &missing);
+    drop(quiet);
+    if missing.iter().any(|package| package == "nginx-light") {
+        services::disable("nginx");
+    }
+    if let Err(error) = installed {
+        note(&format!("going on without them, some tests will be skipped: {error:#}"));
+    }
 }
 
 /// Installs packages as root; tells anyone else the command.

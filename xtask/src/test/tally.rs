@@ -45,6 +45,9 @@ impl Tally {
         if let Some(reason) = line.trim_start().strip_prefix("skipped: ") {
             self.skipped.push(format!("{}: {reason}", self.test));
         }
+        if line.starts_with("measured: ") {
+            return true;
+        }
         match self.section {
             Section::Results => {
                 if let Some(name) =
@@ -95,6 +98,7 @@ successes:
 ---- c stdout ----
 chatter
 skipped: needs root
+measured: 2 s
 
 successes:
     a
@@ -116,6 +120,6 @@ test result: FAILED. 2 passed; 1 failed; 4 ignored; 0 measured; 0 filtered out; 
         assert_eq!(tally.skipped, ["c: needs root"]);
         assert_eq!(tally.failures, ["b"]);
         assert!(shown.contains(&"assertion failed"));
-        assert!(!shown.contains(&"chatter"));
+        assert!(shown.contains(&"measured: 2 s") && !shown.contains(&"chatter"));
     }
 }

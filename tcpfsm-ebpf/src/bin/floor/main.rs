@@ -10,7 +10,15 @@
 //! ```
 
 #![no_std]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is large: it is looked up where it lies"
+)]
 #![no_main]
+#![expect(
+    missing_docs,
+    reason = "each program's comment stands in its list, from where the attribute macros lose it"
+)]
 #![feature(asm_experimental_arch)]
 
 mod maps;

@@ -9,7 +9,7 @@ use crate::{
 /// Writes the next packet into a frame whose IPv4 header is at `AT`.
 #[inline(always)]
 pub(crate) fn vary4<const AT: usize>(data: usize, end: usize) {
-    let Some((flow, turn, step)) = next() else { return };
+    let Some(Packet { flow, turn, id, step }) = next() else { return };
     let ip = data + AT;
     if ip + 40 > end {
         return;
@@ -20,6 +20,7 @@ pub(crate) fn vary4<const AT: usize>(data: usize, end: usize) {
     // SAFETY: the check above covers every store.
     unsafe {
         store16::<2>(ip, be16(step.len));
+        store16::<4>(ip, be16(id));
         store32::<12>(ip, src);
         store32::<16>(ip, dst);
     }
@@ -29,7 +30,7 @@ pub(crate) fn vary4<const AT: usize>(data: usize, end: usize) {
 /// The same for an IPv6 header.
 #[inline(always)]
 pub(crate) fn vary6<const AT: usize>(data: usize, end: usize) {
-    let Some((flow, turn, step)) = next() else { return };
+    let Some(Packet { flow, turn, step, id: _ }) = next() else { return };
     let ip = data + AT;
     if ip + 60 > end {
         return;
@@ -47,9 +48,18 @@ pub(crate) fn vary6<const AT: usize>(data: usize, end: usize) {
     tcp(ip + 40, flow, turn, step);
 }
 
-/// The next packet: its flow, its turn, its step.
+/// One packet of a plan.
+struct Packet {
+    flow: u32,
+    turn: u32,
+    /// The IPv4 identification: another one than that of the flow's packet before.
+    id: u32,
+    step: &'static Step,
+}
+
+/// The next packet.
 #[inline(always)]
-fn next() -> Option<(u32, u32, &'static Step)> {
+fn next() -> Option<Packet> {
     let plan = PLAN.get_ptr_mut(0)?;
     // SAFETY: the map's one element; one CPU runs one plan.
     let Plan { unit, mask, turn_shift, mix_shift, first, step, steps, spare: _, script } =
@@ -70,8 +80,14 @@ fn next() -> Option<(u32, u32, &'static Step)> {
         flow = flow.wrapping_mul(0x85eb_ca6b) & *mask;
         flow ^= flow >> (*mix_shift & 63);
     }
-    let turn = now >> (*turn_shift & 63);
-    Some((*first + flow as u32, turn as u32, &script[at as usize & (STEPS - 1)]))
+    let turn = (now >> (*turn_shift & 63)) as u32;
+    Some(Packet {
+        flow: *first + flow as u32,
+        turn,
+        // Another one than a shorter or longer script has left behind.
+        id: (*steps << 8) + turn.wrapping_mul(*steps) + at + 1,
+        step: &script[at as usize & (STEPS - 1)],
+    })
 }
 
 #[inline(always)]

@@ -1,0 +1,68 @@
+//! A SYN flood from forged addresses, with SYN cookies and without.
+
+use std::time::{Duration, Instant};
+
+use tcpfsm_userspace::detect::AnomalyKind;
+
+use crate::{
+    needs,
+    programs::{NGINX, Program, WEB, known_by_now, run, sysctl},
+    stage::{Due, Owner, Stage},
+};
+
+const HPING: &str = "/usr/sbin/hping3";
+
+/// What hangs, hangs for long; what is forged from addresses that no segment can be sent to, or finds no room, is not
+/// even answered.
+const CONSEQUENCES: [AnomalyKind; 4] = [
+    AnomalyKind::HandshakeRetransmission,
+    AnomalyKind::HalfOpen,
+    AnomalyKind::SynSentStuck,
+    AnomalyKind::ConnectTimeout,
+];
+
+fn flood(name: &'static str, cookies: &str) {
+    needs!(NGINX, HPING);
+    let mut stage = Stage::new(name, "");
+    sysctl(stage.lab.a(), "net/ipv4/tcp_syncookies", cookies);
+    sysctl(stage.lab.a(), "net/ipv4/tcp_max_syn_backlog", "256");
+    // SYN-ACKs to forged addresses leave by the same wire.
+    run(stage.lab.a(), "ip", &["route", "add", "default", "via", "192.0.2.2"]);
+    let nginx = Program::nginx(&stage.lab, stage.directory.path());
+    known_by_now();
+    let (address, port) = (WEB.ip().to_string(), WEB.port().to_string());
+    let since = Instant::now();
+    let arguments = ["-q", "-S", "-p", &port, "--rand-source", "-i", "u500", "-c", "100000", &address];
+    let hping = Program::start(stage.lab.b(), HPING, &arguments);
+    stage.expect(Due {
+        kind: AnomalyKind::SynFlood,
+        since,
+        threshold: Duration::ZERO,
+        // hping3 needs a moment for the first 128.
+        within: Duration::from_millis(500),
+        service: Some(WEB),
+        source: None,
+        technique: None,
+        count: 128..=20_000,
+        owner: Owner::Listens(nginx.pid()),
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    drop(hping);
+    stage.settle();
+    stage.finish(&CONSEQUENCES);
+}
+
+#[test]
+fn with_cookies_when_the_queue_is_full() {
+    flood("hping3 SYN flood, tcp_syncookies 1", "1");
+}
+
+#[test]
+fn with_cookies_always() {
+    flood("hping3 SYN flood, tcp_syncookies 2", "2");
+}
+
+#[test]
+fn without_cookies() {
+    flood("hping3 SYN flood, tcp_syncookies 0", "0");
+}
