@@ -97,13 +97,13 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
         if let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
-            work.map = Work::FLOWS;
+            work.map = K::FLOWS as u64;
             return tcpfsm_advance(work, record, counters);
         }
         if let Some(embryo) = key.find_embryo() {
             let verdict = flow_table::verdict(embryo);
             if !verdict.has(Verdict::GONE) {
-                work.map = Work::EMBRYOS;
+                work.map = K::EMBRYOS as u64;
                 if tcpfsm_advance(work, embryo, counters) == AGAIN {
                     return AGAIN;
                 }
@@ -154,6 +154,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         match key.insert_embryo(&*record) {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
+                stats::came(counters, K::EMBRYOS, Verdict(work.event.after));
                 report(counters, record, work, over);
             }
             // Another CPU was first, with a segment of the other direction.
@@ -193,7 +194,7 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             let before = flow_table::verdict(record);
             if before.has(Verdict::GONE) {
                 work.carried = *own;
-                work.carries = work.map;
+                work.carries = work.is_embryo().into();
                 return AGAIN;
             }
             work.own = *own;
@@ -208,12 +209,13 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             // The evidence goes first: whoever sees the new verdict sees what it rests on.
             work.carried = *own;
             *own = work.own;
-            if (after.0 != before.0 || work.map == Work::EMBRYOS)
-                && !flow_table::install(record, before, after)
-            {
-                *own = work.carried;
-                stats::health(counters, Health::VerdictRetries);
-                continue;
+            if after.0 != before.0 || work.is_embryo() {
+                if !flow_table::install(record, before, after) {
+                    *own = work.carried;
+                    stats::health(counters, Health::VerdictRetries);
+                    continue;
+                }
+                stats::moved(counters, work.map as usize, before, after);
             }
             if after.0 != before.0 || work.event.facts != 0 {
                 tcpfsm_books(work, record, counters);
@@ -300,12 +302,15 @@ pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -
 
 #[inline(always)]
 fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
-    let found = match key.find_flow() {
-        // SAFETY: the map gave the element.
-        Some(record) if unsafe { !flow_table::verdict(record).has(Verdict::GONE) } => Some(record),
-        _ => key.find_embryo(),
+    // SAFETY: the maps gave the elements.
+    let is_there = |record: &*mut FlowRecord| unsafe { !flow_table::verdict(*record).has(Verdict::GONE) };
+    let (record, map) = if let Some(record) = key.find_flow().filter(is_there) {
+        (record, K::FLOWS)
+    } else if let Some(embryo) = key.find_embryo().filter(is_there) {
+        (embryo, K::EMBRYOS)
+    } else {
+        return;
     };
-    let Some(record) = found else { return };
     let hard = work.unreachable != Unreachable::Soft as u64;
     let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
     let error = IcmpError { reason, seq: work.segment.seq };
@@ -317,6 +322,7 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
         work.event.before = before.0;
         work.set_step(&step);
         if step.verdict.0 == before.0 || flow_table::install(record, before, step.verdict) {
+            stats::moved(counters, map, before, step.verdict);
             tcpfsm_books(work, record, counters);
         } else {
             stats::health(counters, Health::VerdictLost);

@@ -81,6 +81,27 @@ pub(crate) fn change(counters: &mut Counters, event: &FlowEvent, opened: u64, ov
     }
 }
 
+/// Books a flow that came into the flow map with this number.
+#[inline(always)]
+pub(crate) fn came(counters: &mut Counters, map: usize, verdict: Verdict) {
+    counters.came[map & 3][verdict.flow_slot()] += 1;
+}
+
+/// Books a flow that left the flow map with this number.
+#[inline(always)]
+pub(crate) fn went(counters: &mut Counters, map: usize, verdict: Verdict) {
+    counters.went[map & 3][verdict.flow_slot()] += 1;
+}
+
+/// Books what a change of verdict did to a flow in the flow map with this number; whoever installed it does.
+#[inline(always)]
+pub(crate) fn moved(counters: &mut Counters, map: usize, before: Verdict, after: Verdict) {
+    if before.flow_slot() != after.flow_slot() {
+        went(counters, map, before);
+        came(counters, map, after);
+    }
+}
+
 #[inline(always)]
 fn end(counters: &mut Counters, before: Verdict, after: Verdict, end: End, since: u64, now: u64) {
     let (left, entered) = (before.slot(end), after.slot(end));

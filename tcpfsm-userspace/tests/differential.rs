@@ -27,6 +27,7 @@ use tcpfsm_common::{
     packet::{Packet, Parsed, Skip, parse_ether, parse_network},
     segment::Segment,
 };
+use tcpfsm_userspace::kernel::evictions::NONE;
 
 /// The longest sequence. They have half of that on average, and any length, so that they shrink by leaving out.
 const LONGEST: usize = 128;
@@ -116,6 +117,7 @@ fn kernel_and_userspace_agree_on_random_sequences() {
     if let Err(error) = result {
         panic!("{error}");
     }
+    assert_eq!(kernel.borrow().missing(), NONE, "the books hold every flow where it is");
     println!(
         "{} segments in {} sequences, {} of them no TCP any more: records, events and counters identical",
         done.get(),

@@ -21,11 +21,28 @@ use crate::{
 };
 
 /// Transitions outside the diagram (roll-backs) that get a series of their own; the rest share one.
-const MAX_UNUSUAL: usize = 24;
+const MAX_UNUSUAL: usize = 6;
 
-/// Buckets of the dwell times that get no series of their own (4 ms, 64 ms, 1 s): below a few seconds the order of
-/// magnitude is enough, and nine states share the 400 series with the kinds of anomaly.
-const DWELL_UNSHOWN: [usize; 3] = [1, 3, 5];
+/// Buckets of the dwell times that get no series of their own (4 ms, 64 ms, 1 s, 262 s): below a few seconds the order
+/// of magnitude is enough, and nine states share the 400 series with the kinds of anomaly.
+const DWELL_UNSHOWN: [usize; 4] = [1, 3, 5, 9];
+
+/// The same for handshakes (262 s, 1048 s): both ends have given up by then.
+const HANDSHAKE_UNSHOWN: [usize; 2] = [9, 10];
+
+/// States in which flows are evicted from a flow map; the rest of each map share a series.
+const EVICTED_FLOWS: &[State] = &[
+    State::Closed,
+    State::Established,
+    State::FinWait1,
+    State::FinWait2,
+    State::CloseWait,
+    State::LastAck,
+    State::TimeWait,
+];
+
+/// The same for an embryonic map. A stray that was only remembered is `closed`.
+const EVICTED_EMBRYOS: &[State] = &[State::Closed, State::SynSent, State::SynRecv];
 
 /// Everything that a scrape shows.
 #[derive(Clone, Debug)]
@@ -87,6 +104,17 @@ fn connections(page: &mut Page, scrape: &Scrape) {
     );
     for (state, count) in State::ALL.into_iter().zip(total.stuck) {
         page.sample("tcpfsm_stuck_connections", &[("state", state.name())], count);
+    }
+    page.family(
+        "tcpfsm_assumed_states",
+        "gauge",
+        "Of tcpfsm_connections, ends that have not proved their state themselves, at the last sweep.",
+    );
+    for (state, count) in State::ALL.into_iter().zip(total.assumed) {
+        // Nobody proves that there is no connection.
+        if !state.is_closed() {
+            page.sample("tcpfsm_assumed_states", &[("state", state.name())], count);
+        }
     }
 }
 
@@ -151,7 +179,7 @@ fn durations(page: &mut Page, counters: &Counters) {
         &[],
         &counters.handshake,
         counters.handshake_sum,
-        |_| true,
+        |bucket| !HANDSHAKE_UNSHOWN.contains(&bucket),
     );
 }
 
@@ -238,6 +266,7 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
         page.sample("tcpfsm_map_capacity", &[("map", &map.to_lowercase())], capacity);
     }
     page.sample("tcpfsm_map_capacity", &[("map", "services")], scrape.services);
+    evictions(page, gauges);
     page.counter("tcpfsm_map_insert_failed_total", "Flows that no map took.", health(Health::InsertFailed));
     page.counter("tcpfsm_expired_total", "Flows that the sweep removed.", health(Health::Expired));
     page.counter("tcpfsm_sweeps_total", "Sweeps over the flow maps.", gauges.sweeps);
@@ -256,6 +285,22 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
     }
     page.family("tcpfsm_build_info", "gauge", "The version that runs.");
     page.sample("tcpfsm_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+fn evictions(page: &mut Page, gauges: &Gauges) {
+    const NAME: &str = "tcpfsm_map_evictions_total";
+    page.family(NAME, "counter", "Flows that a full map evicted, by the state they were in.");
+    let kinds = [EVICTED_FLOWS, EVICTED_FLOWS, EVICTED_EMBRYOS, EVICTED_EMBRYOS];
+    for ((map, by_state), states) in FLOW_MAPS.into_iter().zip(&gauges.evicted).zip(kinds) {
+        let map = map.to_lowercase();
+        let mut other: u64 = by_state.iter().sum();
+        for &state in states {
+            let count = by_state[state as usize];
+            other -= count;
+            page.sample(NAME, &[("map", &map), ("state", state.name())], count);
+        }
+        page.sample(NAME, &[("map", &map), ("state", "other")], other);
+    }
 }
 
 fn process(page: &mut Page, process: &ProcessStats) {
@@ -399,6 +444,7 @@ mod tests {
         closed.fill(3);
         dwell.as_flattened_mut().fill(3);
         handshake.fill(3);
+        scrape.gauges.evicted.as_flattened_mut().fill(3);
         scrape
     }
 
@@ -434,12 +480,12 @@ mod tests {
     #[test]
     fn nothing_counted_is_lost_in_the_shared_series() {
         let page = render(&busy());
-        let sum: u64 = series(&page)
-            .iter()
-            .filter(|line| line.starts_with("tcpfsm_transitions_total{"))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .sum();
-        assert_eq!(sum, 2 * 11 * 11 * 3);
+        let sum = |family: &str| -> u64 {
+            let lines = series(&page).into_iter().filter(|line| line.starts_with(family));
+            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+        };
+        assert_eq!(sum("tcpfsm_transitions_total{"), 2 * 11 * 11 * 3);
+        assert_eq!(sum("tcpfsm_map_evictions_total{"), 4 * 16 * 3);
     }
 
     #[test]
@@ -474,7 +520,7 @@ mod tests {
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.016\"} 3",
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"+Inf\"} 12",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"0.001\"} 2",
-            "tcpfsm_handshake_duration_seconds_bucket{le=\"1048.576\"} 2",
+            "tcpfsm_handshake_duration_seconds_bucket{le=\"65.536\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"+Inf\"} 3",
             "tcpfsm_handshake_duration_seconds_sum 5000.0000015",
             "tcpfsm_handshake_duration_seconds_count 3",
