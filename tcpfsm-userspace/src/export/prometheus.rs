@@ -3,15 +3,13 @@
 //! Every series of a family is always there, at 0 if nothing happened, so that `rate()` sees the first event.
 //! No address, port or pid is ever a label; whatever the traffic, there are at most 400 series.
 
-use std::fmt::{Display, Write as _};
-
 use tcpfsm_common::{
-    abi::{CloseReason, Counters, DWELL_BUCKETS, Health, Hook, Outcome, bucket_limit_ns},
+    abi::{CloseReason, Counters, Health, Hook, Outcome},
     fact::Fact,
     fsm::{self, State},
 };
 
-use super::process::ProcessStats;
+use super::{exposition::Page, process::ProcessStats};
 use crate::{
     detect::AnomalyKind,
     kernel::names::FLOW_MAPS,
@@ -73,7 +71,7 @@ pub fn render(scrape: &Scrape) -> String {
     sockets(&mut page, &scrape.gauges);
     of_itself(&mut page, scrape);
     process(&mut page, &scrape.process);
-    page.0
+    page.into_text()
 }
 
 fn connections(page: &mut Page, scrape: &Scrape) {
@@ -322,84 +320,11 @@ fn process(page: &mut Page, process: &ProcessStats) {
     page.gauge("process_start_time_seconds", "Start, in seconds since 1970.", start_seconds);
 }
 
-/// The page as it grows.
-#[derive(Debug, Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "counter", help);
-        self.sample(name, &[], value);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &[], value);
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let before = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{before}{label}=\"{}\"", Escaped(text));
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    fn histogram(
-        &mut self,
-        name: &str,
-        labels: &[(&str, &str)],
-        buckets: &[u64; DWELL_BUCKETS],
-        sum_ns: u64,
-        is_shown: impl Fn(usize) -> bool,
-    ) {
-        let bucket_name = format!("{name}_bucket");
-        let mut sum = 0;
-        for (bucket, count) in buckets.iter().enumerate() {
-            sum += count;
-            if !is_shown(bucket) {
-                continue;
-            }
-            let limit = bucket_limit_ns(bucket).map_or_else(|| "+Inf".to_owned(), seconds);
-            let labels: Vec<_> = labels.iter().copied().chain([("le", limit.as_str())]).collect();
-            self.sample(&bucket_name, &labels, sum);
-        }
-        self.sample(&format!("{name}_sum"), labels, seconds(sum_ns));
-        self.sample(&format!("{name}_count"), labels, sum);
-    }
-}
-
-/// Nanoseconds as seconds, exactly.
-fn seconds(ns: u64) -> String {
-    let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// A label's value: an interface may be named with anything.
-struct Escaped<'a>(&'a str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '\\' => f.write_str(r"\\"),
-            '"' => f.write_str("\\\""),
-            '\n' => f.write_str(r"\n"),
-            c => f.write_char(c),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use tcpfsm_common::abi::DWELL_BUCKETS;
 
     use super::*;
 
