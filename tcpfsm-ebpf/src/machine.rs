@@ -93,7 +93,11 @@ extern "C" fn tcpfsm_attempt(work: *mut Work, counters: *mut Counters) -> Attemp
 /// [`flow_table::carry`] for the flow on the desk; 1 if its record is in the flow map now.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn tcpfsm_carry(work: *mut Work, embryo: *mut FlowRecord, counters: *mut Counters) -> u64 {
+pub(crate) extern "C" fn tcpfsm_carry(
+    work: *mut Work,
+    embryo: *mut FlowRecord,
+    counters: *mut Counters,
+) -> u64 {
     if work.is_null() || embryo.is_null() || counters.is_null() {
         return 0;
     }

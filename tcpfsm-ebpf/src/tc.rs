@@ -34,8 +34,8 @@ impl Sight for TcContext {
     }
 
     #[inline(always)]
-    fn linear(&self, salt: usize) -> Linear<'_, Self> {
-        Linear::of_skb(self, salt)
+    fn linear(&self) -> Linear<'_, Self> {
+        Linear::of_skb(self)
     }
 
     #[inline(never)]

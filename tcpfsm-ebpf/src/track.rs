@@ -10,8 +10,8 @@ use tcpfsm_common::{
     flow::{End, Endpoints4, Endpoints6},
     fsm::observe_settled,
     packet::{
-        IcmpError, Ipv4, Network, PacketBytes, Skip, Transport, parse_ether, parse_icmp4, parse_icmp6, parse_ipv4,
-        parse_ipv6, parse_ports, parse_tcp,
+        IcmpError, Ipv4, Network, PacketBytes, Skip, Transport, parse_ether, parse_icmp4, parse_icmp6,
+        parse_ipv4, parse_ipv6, parse_ports, parse_tcp,
     },
     segment::Segment,
 };
@@ -45,8 +45,8 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
     /// The interface.
     fn ifindex(&self) -> u32;
 
-    /// The packet's first bytes; see [`Linear`] for `salt`.
-    fn linear(&self, salt: usize) -> Linear<'_, Self>;
+    /// The packet's first bytes.
+    fn linear(&self) -> Linear<'_, Self>;
 
     /// [`packet6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
     fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left;
@@ -82,7 +82,7 @@ pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
 /// Looks at a packet.
 #[inline(always)]
 fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Left {
-    let bytes = ctx.linear(stats::salt(counters));
+    let bytes = ctx.linear();
     match parse_ether(&bytes) {
         Ok((Network::Ipv4, offset)) => {
             let meta = Meta { hook, ifindex: || ctx.ifindex() };
@@ -96,7 +96,7 @@ fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Left {
 /// Looks at an IPv6 packet.
 #[inline(always)]
 pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, hook: Hook) -> Left {
-    let bytes = ctx.linear(stats::salt(counters));
+    let bytes = ctx.linear();
     let offset = bytes.blur(offset, 0x3f);
     let meta = Meta { hook, ifindex: || ctx.ifindex() };
     packet6(&bytes, offset, &meta, counters).unwrap_or_else(skipped)

@@ -22,8 +22,8 @@ impl Sight for XdpContext {
     }
 
     #[inline(always)]
-    fn linear(&self, salt: usize) -> Linear<'_, Self> {
-        Linear::of_xdp(self, salt)
+    fn linear(&self) -> Linear<'_, Self> {
+        Linear::of_xdp(self)
     }
 
     #[inline(never)]
