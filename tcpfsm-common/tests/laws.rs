@@ -6,5 +6,6 @@
 mod laws {
     pub(crate) mod machine;
     pub(crate) mod parser;
+    mod sweep;
     pub(crate) mod talk;
 }

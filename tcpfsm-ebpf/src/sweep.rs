@@ -13,7 +13,7 @@ use tcpfsm_common::{
         Tap, Verdict, half_open,
     },
     flow::{End, FlowKey4, FlowKey6},
-    fsm::{State, conditions, expire},
+    fsm::{State, conditions, expire, is_calm},
 };
 
 use crate::{
@@ -27,23 +27,32 @@ use crate::{
 pub fn tcpfsm_sweep(_ctx: TcContext) -> i32 {
     // SAFETY: each callback has the key and value types of its map.
     unsafe {
-        walk(&raw const FLOWS4 as *mut c_void, flow4);
-        walk(&raw const FLOWS6 as *mut c_void, flow6);
-        walk(&raw const EMBRYOS4 as *mut c_void, embryo4);
-        walk(&raw const EMBRYOS6 as *mut c_void, embryo6);
+        walk(&raw const FLOWS4 as *mut c_void, flow4, 0);
+        walk(&raw const FLOWS6 as *mut c_void, flow6, 1);
+        walk(&raw const EMBRYOS4 as *mut c_void, embryo4, 2);
+        walk(&raw const EMBRYOS6 as *mut c_void, embryo6, 3);
     }
     0
 }
 
-type Callback<K> = unsafe extern "C" fn(*mut c_void, *const K, *mut FlowRecord, *mut c_void) -> i64;
+type Callback<K> = unsafe extern "C" fn(*mut c_void, *const K, *mut FlowRecord, *mut u64) -> i64;
 
+/// Walks one map, the one with this number.
 #[inline(always)]
-unsafe fn walk<K>(map: *mut c_void, callback: Callback<K>) {
-    let mut context = 0_u64;
-    // SAFETY: the helper calls back with elements of `map`.
+unsafe fn walk<K>(map: *mut c_void, callback: Callback<K>, number: u32) {
+    let mut calm = 0_u64;
+    // SAFETY: the helper calls back with elements of `map`, and hands the counter on.
     unsafe {
-        bpf_for_each_map_elem(map, callback as *mut c_void, (&raw mut context).cast(), 0);
+        bpf_for_each_map_elem(map, callback as *mut c_void, (&raw mut calm).cast(), 0);
     }
+    let Some(report) = SWEEP_REPORT.get_ptr_mut(number) else { return };
+    // SAFETY: an array element; the daemon does not touch it while the sweep runs.
+    let report = unsafe { &mut *report };
+    report.flows += calm;
+    let established = State::Established as usize;
+    report.by_state[established] += calm;
+    report.states[0][established] += calm;
+    report.states[1][established] += calm;
 }
 
 macro_rules! callback {
@@ -52,11 +61,11 @@ macro_rules! callback {
             _map: *mut c_void,
             key: *const $key,
             record: *mut FlowRecord,
-            _context: *mut c_void,
+            calm: *mut u64,
         ) -> i64 {
-            // SAFETY: the walk gives an element of this map.
+            // SAFETY: the walk gives an element of this map, and its counter.
             unsafe {
-                if visit(&*key, record, $report) {
+                if visit(&*key, record, $report, calm) {
                     let _ = $map.remove(&*key);
                 }
             }
@@ -72,16 +81,22 @@ callback!(embryo6, FlowKey6, EMBRYOS6, 3);
 
 /// Counts one flow, ends what is to end, reports what is stuck. Says whether the flow is to be removed.
 #[inline(always)]
-unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize) -> bool {
-    let (Some(request), Some(report)) = (SWEEP_REQUEST.get_ptr(0), SWEEP_REPORT.get_ptr_mut(map as u32))
-    else {
-        return false;
-    };
-    let Some(counters) = stats::counters() else { return false };
-    // SAFETY: array elements; the daemon does not touch them while the sweep runs.
-    let (request, report) = unsafe { (&*request, &mut *report) };
+unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize, calm: *mut u64) -> bool {
+    let Some(request) = SWEEP_REQUEST.get_ptr(0) else { return false };
+    // SAFETY: an array element; the daemon does not touch it while the sweep runs.
+    let request = unsafe { &*request };
     // SAFETY: the caller's element. Its evidence may change under our hands; each word is read once.
     let (verdict, copy) = unsafe { (flow_table::verdict(record), &*record) };
+    if is_calm(copy, verdict, request) {
+        // SAFETY: the walk's counter.
+        unsafe { *calm += 1 };
+        return false;
+    }
+    let (Some(report), Some(counters)) = (SWEEP_REPORT.get_ptr_mut(map as u32), stats::counters()) else {
+        return false;
+    };
+    // SAFETY: as for the request.
+    let report = unsafe { &mut *report };
     if verdict.has(Verdict::GONE) {
         return false;
     }

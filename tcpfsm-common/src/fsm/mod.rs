@@ -14,6 +14,7 @@
 //! something that proves it) or *assumed* (something was sent to it), and assumptions are rolled back when
 //! the wire disproves them.
 
+mod calm;
 mod condition;
 mod desk;
 mod evidence;
@@ -29,6 +30,7 @@ mod track;
 mod transition;
 mod window;
 
+pub use calm::is_calm;
 pub use condition::conditions;
 pub use desk::{Desk, PlainDesk};
 pub use state::{State, UnknownState};

@@ -15,7 +15,7 @@ use super::talk::{Move, Talk};
 
 const LENGTH: usize = 40;
 
-fn config(cases: u32) -> ProptestConfig {
+pub(super) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -44,7 +44,7 @@ fn play(moves: &[Move], a: End, config: Config) -> Vec<Stage> {
         .collect()
 }
 
-fn verdict(record: &FlowRecord) -> Verdict {
+pub(super) fn verdict(record: &FlowRecord) -> Verdict {
     Verdict(record.shared.verdict)
 }
 
@@ -110,7 +110,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
     )
 }
 
-fn any_record() -> impl Strategy<Value = FlowRecord> {
+pub(super) fn any_record() -> impl Strategy<Value = FlowRecord> {
     (any::<[u64; 5]>(), any_evidence(), any_evidence(), any::<bool>()).prop_map(
         |([word, low, high, opened, facts], a, b, same)| {
             let mut record = FlowRecord { sent: [a, b], ..FlowRecord::default() };

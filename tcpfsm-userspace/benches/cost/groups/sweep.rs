@@ -1,7 +1,7 @@
 //! The walk over a million flows inside the kernel, beside a bare one.
 
 use anyhow::{Result, bail};
-use tcpfsm_common::abi::SweepRequest;
+use tcpfsm_common::{abi::SweepRequest, fsm::State};
 
 use crate::{
     Bench,
@@ -17,10 +17,13 @@ const SHAPE: Shape = Shape { layout: Layout::Ipv4, options: Options::Timestamps 
 /// A sweep that finds nothing to do: what it costs to look.
 fn request(number: u32) -> SweepRequest {
     let forever = u64::MAX / 4;
+    let mut stuck = [forever; 16];
+    // As the daemon asks by default.
+    stuck[State::Established as usize] = 0;
     SweepRequest {
         now: sys::now() as u64,
         timeout: [forever; 16],
-        stuck: [forever; 16],
+        stuck,
         idle: forever,
         unanswered: forever,
         rtx: u32::MAX,
