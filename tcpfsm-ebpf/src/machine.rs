@@ -54,6 +54,7 @@ pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters
         if tcpfsm_attempt(work, counters) == DONE {
             return 0;
         }
+        work.missed = 0;
     }
     stats::health(counters, Health::VerdictLost);
     0
@@ -136,7 +137,8 @@ extern "C" fn tcpfsm_begin(work: *mut Work, counters: *mut Counters) -> Attempt 
 fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     // SAFETY: the maps gave the elements.
     unsafe {
-        if let Some(record) = key.find_flow()
+        if work.missed == 0
+            && let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
             work.map = K::FLOWS as u64;

@@ -164,6 +164,7 @@ fn segment_of<K: Key, I: Fn() -> u32>(
     }
     let Some(work) = Work::desk() else { return Outcome::MapFull as usize };
     work.begin(key, sender, segment, meta);
+    work.missed = found.is_none().into();
     SEGMENT
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Work {
     /// Options that were put aside, and how many bytes of them; 0 where there are none.
     pub(crate) options: OptionBytes,
     pub(crate) options_len: u64,
+    /// Whether the flow map was asked for the segment's flow already, and had none: 1 if so.
+    pub(crate) missed: u64,
     /// In which flow map the record is, by its number.
     pub(crate) map: u64,
     /// Whether `carried` is to go with a record into the map where it is found next: 1 if so.
