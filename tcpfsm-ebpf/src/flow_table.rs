@@ -13,6 +13,7 @@ use tcpfsm_common::{
 
 use crate::{
     atomics::compare_exchange,
+    machine::tcpfsm_carry,
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6},
     stats,
     work::Work,
@@ -134,11 +135,10 @@ pub(crate) unsafe fn install(record: *mut FlowRecord, before: Verdict, after: Ve
 /// Moves a record whose handshake completed from the embryonic map to the flow map.
 ///
 /// # Safety
-/// `embryo` must point to an element of the key's embryonic map.
+/// `embryo` must point to an element of the embryonic map of the desk's key.
 #[inline(always)]
 pub(crate) unsafe fn promote<K: Key>(
     counters: &mut Counters,
-    key: &K,
     embryo: *mut FlowRecord,
     work: &mut Work,
     verdict: Verdict,
@@ -150,7 +150,7 @@ pub(crate) unsafe fn promote<K: Key>(
             return;
         }
         stats::went(counters, K::EMBRYOS, verdict);
-        if !carry(counters, key, embryo, work) && install(embryo, gone, verdict) {
+        if tcpfsm_carry(work, embryo, counters) == 0 && install(embryo, gone, verdict) {
             stats::came(counters, K::EMBRYOS, verdict);
         }
     }

@@ -91,6 +91,48 @@ extern "C" fn tcpfsm_attempt(work: *mut Work, counters: *mut Counters) -> Attemp
     }
 }
 
+/// [`flow_table::carry`] for the flow on the desk; 1 if its record is in the flow map now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tcpfsm_carry(
+    work: *mut Work,
+    embryo: *mut FlowRecord,
+    counters: *mut Counters,
+) -> u64 {
+    if work.is_null() || embryo.is_null() || counters.is_null() {
+        return 0;
+    }
+    // SAFETY: as for `tcpfsm_attempt`; the callers' element.
+    unsafe {
+        let (work, counters) = (&mut *work, &mut *counters);
+        let is_there = if work.event.family == 4 {
+            flow_table::carry(counters, &work.key4(), embryo, work)
+        } else {
+            let key: *const FlowKey6 = work.key6();
+            flow_table::carry(counters, &*key, embryo, work)
+        };
+        is_there.into()
+    }
+}
+
+/// Begins a flow with the segment on the desk. A function of its own, for the sake of the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_begin(work: *mut Work, counters: *mut Counters) -> Attempt {
+    if work.is_null() || counters.is_null() {
+        return DONE;
+    }
+    // SAFETY: as for `tcpfsm_attempt`.
+    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    if work.event.family == 4 {
+        begin(&work.key4(), work, counters)
+    } else {
+        let key: *const FlowKey6 = work.key6();
+        // SAFETY: as for `tcpfsm_attempt`.
+        begin(unsafe { &*key }, work, counters)
+    }
+}
+
 #[inline(always)]
 fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     // SAFETY: the maps gave the elements.
@@ -112,12 +154,12 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
                 let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
                 let verdict = Verdict(work.event.after);
                 if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
-                    flow_table::promote(counters, key, embryo, work, verdict);
+                    flow_table::promote::<K>(counters, embryo, work, verdict);
                 }
                 return DONE;
             }
             if !verdict.is_closed() {
-                flow_table::carry(counters, key, embryo, work);
+                tcpfsm_carry(work, embryo, counters);
                 return AGAIN;
             }
             // The sweep is about to remove it.
@@ -128,7 +170,7 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
             // It was on its way from the one map to the other when each was looked at.
             return AGAIN;
         }
-        begin(key, work, counters)
+        tcpfsm_begin(work, counters)
     }
 }
 

@@ -16,13 +16,6 @@ pub(crate) fn counters() -> Option<&'static mut Counters> {
     Some(unsafe { &mut *counters })
 }
 
-/// A number that the verifier does not know, from memory that is touched anyway.
-#[inline(always)]
-pub(crate) fn salt(counters: &Counters) -> usize {
-    // SAFETY: a reference is readable.
-    unsafe { (&raw const counters.packets[0][0]).read_volatile() as usize }
-}
-
 /// Counts what became of a packet; `outcome` counts the `Outcome`s and then the `Skip`s.
 #[inline(always)]
 pub(crate) fn packet(counters: &mut Counters, hook: Hook, outcome: usize) {
