@@ -31,3 +31,21 @@ pub(crate) unsafe fn add(at: *mut u64, term: u64) {
     // SAFETY: the caller gives a valid pointer; the instruction touches those eight bytes alone.
     unsafe { asm!("lock *(u64 *)({at} + 0) += {term}", at = in(reg) at, term = in(reg) term) };
 }
+
+/// Adds `term` at `at`; gives what it held.
+///
+/// # Safety
+/// `at` must point to eight aligned bytes of map memory.
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(at: *mut u64, term: u64) -> u64 {
+    let mut held = term;
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "{held} = atomic_fetch_add((u64 *)({at} + 0), {held})",
+            at = in(reg) at,
+            held = inlateout(reg) held,
+        );
+    }
+    held
+}

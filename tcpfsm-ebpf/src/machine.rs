@@ -16,6 +16,7 @@ use tcpfsm_common::{
 use crate::{
     emit,
     flow_table::{self, Insertion, Key, halves},
+    handshakes::tcpfsm_handshake,
     maps::CONFIG,
     services, stats, strays,
     work::Work,
@@ -199,6 +200,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
                 stats::came(counters, K::EMBRYOS, Verdict(work.event.after));
+                work.map = K::EMBRYOS as u64;
                 report(counters, record, work, over);
             }
             // Another CPU was first, with a segment of the other direction.
@@ -358,6 +360,7 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
     let hard = work.unreachable != Unreachable::Soft as u64;
     let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
     let error = IcmpError { reason, seq: work.segment.seq };
+    work.map = map as u64;
     // SAFETY: the map gave the element.
     unsafe {
         let before = flow_table::verdict(record);
@@ -396,6 +399,7 @@ unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
     // SAFETY: the caller's record.
     let shared = unsafe { &mut (*record).shared };
     work.event.since = shared.since;
+    work.named = (shared.reported != 0).into();
     // SAFETY: a helper without arguments.
     work.event.time = unsafe { bpf_ktime_get_ns() };
     let before = Verdict(work.event.before);
@@ -421,6 +425,10 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
         let (own, peer) = halves(record, work.sender());
         work.relate(&*own, &*peer);
         stats::change(counters, &work.event, (*record).shared.opened, over);
+        // Who was named as stuck is told of when that ends.
+        if work.is_embryo() && work.named == 0 && tcpfsm_handshake(&raw mut work.event, counters) == 0 {
+            return;
+        }
         emit::event(counters, &mut work.event, record, moved, over);
     }
 }

@@ -12,6 +12,7 @@
 //! stats.rs       per-CPU counters
 //! services.rs    handshakes counted per service                     (unsafe)
 //! strays.rs      segments of no connection, told in part
+//! handshakes.rs  events of handshakes, told in part under a flood   (unsafe)
 //! sweep.rs       the walk over all flows, inside the kernel       (unsafe)
 //! correct.rs     a verdict changed because the host's sockets know better (unsafe)
 //! maps.rs        every map
@@ -32,6 +33,7 @@ mod clock;
 mod correct;
 mod emit;
 mod flow_table;
+mod handshakes;
 mod machine;
 mod maps;
 mod services;

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns};
 use tcpfsm_common::{
-    abi::{Counters, EventKind, Health},
+    abi::{Counters, EventKind, Health, SAMPLE},
     fact::{Fact, Facts},
 };
 
@@ -17,9 +17,6 @@ use crate::{
 
 /// Strays told one by one, per CPU and slot of 1.07 s.
 const EACH: u64 = 1_024;
-
-/// Beyond these, one in so many.
-const SAMPLE: u64 = 64;
 
 /// Whether the facts are a stray's.
 #[inline(always)]
@@ -46,12 +43,14 @@ pub(crate) extern "C" fn tcpfsm_stray(work: *mut Work, counters: *mut Counters) 
     }
     *told += 1;
     let weight = if *told <= EACH { 1 } else { SAMPLE };
-    if weight != 1 && *told % SAMPLE != 0 {
+    if weight != 1 && *told % u64::from(SAMPLE) != 0 {
+        stats::health(counters, Health::EventsSampled);
         return 0;
     }
     work.event.kind = EventKind::Stray as u8;
     work.event.time = now;
-    work.event.seq = weight as u32;
+    work.event.weight = weight;
+    work.event.seq = 0;
     let Some(mut entry) = EVENTS.reserve(0) else {
         stats::health(counters, Health::EventsLost);
         return 0;

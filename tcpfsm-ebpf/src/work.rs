@@ -40,6 +40,8 @@ pub(crate) struct Work {
     pub(crate) carries: u64,
     /// The sender's evidence before this segment.
     pub(crate) carried: Evidence,
+    /// Whether the sweep has named the flow as stuck: 1 if so.
+    pub(crate) named: u64,
     /// The flow found no place.
     pub(crate) not_stored: u64,
     /// The `Unreachable` code of an ICMP error.

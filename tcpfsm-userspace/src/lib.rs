@@ -13,8 +13,10 @@
 //! replay/    capture files through the same machine; Zeek's summary beside it
 //! explain/   what anomalies and single connections mean, and what to do
 //! control/   the Unix socket, both ends              insight.rs answers from maps and gauges
+//! alive.rs   how long nobody observed
 //! ```
 
+pub mod alive;
 pub mod cli;
 pub mod clock;
 pub mod command;

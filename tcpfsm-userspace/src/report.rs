@@ -198,6 +198,18 @@ pub struct Transition {
     /// Why it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unowned: Option<Unowned>,
+    /// How many like it this one stands for: more than 1 for handshakes under a flood.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub sample: u8,
+}
+
+const fn one() -> u8 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls it with")]
+const fn is_one(sample: &u8) -> bool {
+    *sample == 1
 }
 
 /// The segment, or the clock, that did it.
@@ -244,6 +256,9 @@ pub struct ConnClosed {
     /// Why it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unowned: Option<Unowned>,
+    /// How many like it this one stands for: more than 1 for handshakes under a flood.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub sample: u8,
 }
 
 /// Something is wrong with a group of flows; the flow named is the one longest concerned, or an example. Where only a

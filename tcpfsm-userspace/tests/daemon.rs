@@ -183,6 +183,9 @@ fn a_connection_is_told_from_beginning_to_end() {
         }
 
         let stats: Value = serde_json::from_slice(&daemon.ask(&["stats", "-o", "json"]).stdout).unwrap();
+        assert_eq!(stats["gap_seconds"], 0.0, "no other was there before");
+        let evicted = stats["maps"].as_array().unwrap().iter().map(|map| &map["evicted"]);
+        assert!(evicted.into_iter().all(|evicted| evicted.as_array().unwrap().is_empty()), "{stats}");
         assert_eq!((&stats["opened"], &stats["flows"]), (&1.into(), &1.into()), "in TIME-WAIT: {stats}");
 
         let asked = Instant::now();
@@ -218,8 +221,11 @@ fn a_second_daemon_is_refused_and_a_killed_one_replaced() {
         let detach = first.ask(&["detach"]);
         assert_eq!(detach.status.code(), Some(0));
         assert!(text(&detach.stdout).contains("removed the stale socket"), "{}", text(&detach.stdout));
+        std::thread::sleep(Duration::from_millis(500));
         let third = Daemon::start(directory.path(), &[]);
-        drop(third);
+        let stats: Value = serde_json::from_slice(&third.ask(&["stats", "-o", "json"]).stdout).unwrap();
+        let gap = stats["gap_seconds"].as_f64().unwrap();
+        assert!((0.5..20.0).contains(&gap), "nobody observed for {gap} s");
     });
 }
 

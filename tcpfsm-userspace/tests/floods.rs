@@ -42,6 +42,9 @@ impl Size {
     }
 }
 
+/// A `KernelConfig` with the daemon's quota of handshakes' events.
+static CONFIG: [u32; 3] = [0, 0, 4_096];
+
 /// The first network of the attackers'.
 const ATTACKERS: u32 = 1 << 20;
 const DATA: u32 = 100;
@@ -81,6 +84,7 @@ impl Host {
     fn new(size: Size) -> Self {
         let (flows, embryos) = (size.connected + size.connected / 10 + 1024, size.embryos);
         let kernel = Kernel::load_with(|mut loader| {
+            loader.override_global("CONFIG", &CONFIG[..], true);
             loader.map_max_entries("FLOWS4", flows).map_max_entries("EMBRYOS4", embryos);
             loader
         });
@@ -163,7 +167,7 @@ impl Host {
         assert_eq!(seen(&after) - seen(before), packets, "packets of {what}");
         assert_eq!(after.health[Health::EventsSent as usize], self.events, "{what}: events in the ring");
         let told = |counters: &Counters| {
-            [Health::EventsSent, Health::EventsLost]
+            [Health::EventsSent, Health::EventsLost, Health::EventsSampled]
                 .iter()
                 .map(|which| counters.health[*which as usize])
                 .sum::<u64>()
@@ -210,6 +214,15 @@ fn a_syn_flood() {
     host.assert_exact(&before, packets, 2 * u64::from(syns), "a SYN flood");
     assert_eq!(host.health(Health::Inserted) - before.health[Health::Inserted as usize], u64::from(syns));
     assert_eq!(host.health(Health::Promoted), before.health[Health::Promoted as usize]);
+    assert_eq!(host.health(Health::EventsLost), 0, "a sample always finds room");
+    let sampled = host.health(Health::EventsSampled);
+    assert!(sampled > u64::from(syns), "{sampled} events were not told");
+
+    // Who is missing was evicted, and none of the connected is.
+    let missing = host.kernel.missing();
+    let there = host.kernel.flows4("EMBRYOS4").len() as u64;
+    assert_eq!(missing[2].iter().sum::<u64>(), u64::from(syns) - there);
+    assert_eq!(missing.iter().flatten().sum::<u64>(), missing[2].iter().sum::<u64>());
 
     // What the sweep counts is what is there.
     let half_open = host.kernel.flows4("EMBRYOS4");
@@ -231,9 +244,10 @@ fn a_syn_flood() {
 
     let grown = resident().saturating_sub(memory);
     println!(
-        "{syns} SYNs, {packets} packets; a SYN with its answer cost {:.0} ns at first, {:.0} ns at last; {grown} KiB grown",
+        "{syns} SYNs, {packets} packets; a SYN with its answer cost {:.0} ns at first, {:.0} ns at last; {grown} KiB grown; {} events told, {sampled} not",
         costs[1],
-        costs.last().unwrap()
+        costs.last().unwrap(),
+        host.events
     );
     assert!(*costs.last().unwrap() < 2.0 * costs[1], "the flood gets dearer: {costs:?}");
     assert!(grown < 32 << 10, "{grown} KiB more than before the flood");

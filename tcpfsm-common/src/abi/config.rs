@@ -10,6 +10,9 @@ pub struct KernelConfig {
     pub scope: u32,
     /// [`Self::RFC1337`] and the other bits.
     pub flags: u32,
+    /// Events of handshakes told one by one in a slot of 2³⁰ ns, those that complete not counted; beyond these a part is
+    /// told. 0: all are told.
+    pub handshake_events: u32,
 }
 
 impl KernelConfig {
@@ -19,4 +22,4 @@ impl KernelConfig {
     pub const STRICT: u32 = 2;
 }
 
-const _: () = assert!(size_of::<KernelConfig>() == 8);
+const _: () = assert!(size_of::<KernelConfig>() == 12);

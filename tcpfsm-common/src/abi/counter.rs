@@ -93,11 +93,13 @@ pub enum Health {
     VerdictLost = 6,
     /// Flows removed by the sweep.
     Expired = 7,
+    /// Events of handshakes and strays that were not told because there were too many: others stand for them.
+    EventsSampled = 8,
 }
 
 impl Health {
     /// Every counter, in the order of the codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::EventsSent,
         Self::EventsLost,
         Self::Inserted,
@@ -106,6 +108,7 @@ impl Health {
         Self::VerdictRetries,
         Self::VerdictLost,
         Self::Expired,
+        Self::EventsSampled,
     ];
 }
 
@@ -140,8 +143,8 @@ pub const fn bucket_of(ns: u64) -> usize {
 pub struct Counters {
     /// Packets by [`Hook`], then by [`Outcome`] and [`Skip`]; rows padded to 16.
     pub packets: [[u64; 16]; 3],
-    /// [`Health`] counters.
-    pub health: [u64; 8],
+    /// [`Health`] counters, padded to 16.
+    pub health: [u64; 16],
     /// Facts by code.
     pub facts: [u64; 64],
     /// Transitions by side (originator first), state before, state after.
@@ -177,7 +180,7 @@ impl Counters {
     /// All zero.
     pub const ZERO: Self = Self {
         packets: [[0; 16]; 3],
-        health: [0; 8],
+        health: [0; 16],
         facts: [0; 64],
         transitions: [[[0; STATE_SLOTS]; STATE_SLOTS]; 2],
         closed: [0; 16],

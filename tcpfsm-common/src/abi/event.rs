@@ -9,6 +9,10 @@ use crate::{
     segment::TcpFlags,
 };
 
+/// Under a flood one event in so many is told, and stands for them all. A prime: a rhythm of segments and their answers
+/// would keep step with a power of two, and only the ones or only the others would be told.
+pub const SAMPLE: u8 = 61;
+
 /// What an event reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -51,7 +55,9 @@ impl TryFrom<u8> for EventKind {
 #[repr(C, align(8))]
 pub struct FlowEvent {
     /// [`ABI_VERSION`].
-    pub version: u16,
+    pub version: u8,
+    /// How many such events this one stands for; 1 but under a flood.
+    pub weight: u8,
     /// An [`EventKind`] code.
     pub kind: u8,
     /// 4 or 6: how to read `addr`.
@@ -80,7 +86,7 @@ pub struct FlowEvent {
     pub scope: u32,
     /// The interface on which the segment was seen.
     pub ifindex: u32,
-    /// SEG.SEQ relative to the sender's initial number; for a stray, how many strays it stands for.
+    /// SEG.SEQ relative to the sender's initial number; 0 for a stray.
     pub seq: u32,
     /// SEG.ACK relative to the receiver's initial number.
     pub ack: u32,
@@ -238,10 +244,22 @@ impl FlowEvent {
         Facts(self.facts)
     }
 
-    /// How many strays a [`EventKind::Stray`] stands for: under a flood only a part of them is told.
+    /// Whether a connection began with it.
+    #[must_use]
+    pub const fn opens(&self) -> bool {
+        self.verdict_before().generation() != self.verdict_after().generation()
+    }
+
+    /// Whether it goes on where the one before it ended.
+    #[must_use]
+    pub const fn follows(&self, earlier: &Self) -> bool {
+        (earlier.after ^ self.before) & Verdict::STATES_AND_GENERATION == 0
+    }
+
+    /// How many such events it stands for: under a flood only a part of the strays and of the handshakes is told.
     #[must_use]
     pub const fn weight(&self) -> u64 {
-        self.seq as u64
+        self.weight as u64
     }
 
     /// The segment's flags.
@@ -254,7 +272,7 @@ impl FlowEvent {
     #[inline(always)]
     #[must_use]
     pub fn new(kind: EventKind) -> Self {
-        Self { version: ABI_VERSION, kind: kind as u8, ..Self::default() }
+        Self { version: ABI_VERSION, weight: 1, kind: kind as u8, ..Self::default() }
     }
 }
 

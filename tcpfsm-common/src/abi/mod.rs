@@ -20,14 +20,14 @@ pub use counter::{
     ByMapAndState, Counters, DWELL_BUCKETS, FLOW_MAPS, Health, Hook, LATENCY_BUCKETS, Outcome,
     bucket_limit_ns, bucket_of,
 };
-pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, StuckEvent};
+pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, SAMPLE, StuckEvent};
 pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
 pub use sweep::{Conditions, SweepReport, SweepRequest};
 pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u16 = 3;
+pub const ABI_VERSION: u8 = 3;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.

@@ -289,6 +289,17 @@ impl Verdict {
         !(self.state(End::Low).is_synchronized() && self.state(End::High).is_synchronized())
     }
 
+    /// Whether this is no more than a handshake, under way or failed: neither end got further than ESTABLISHED, and
+    /// not both got so far.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_handshake(self) -> bool {
+        let (low, high) = (self.state(End::Low) as u8, self.state(End::High) as u8);
+        low <= State::Established as u8
+            && high <= State::Established as u8
+            && (low < State::Established as u8 || high < State::Established as u8)
+    }
+
     /// Whether both ends are in ESTABLISHED and have proved it, and nothing else is pending: nearly every
     /// segment of nearly every flow finds this.
     #[inline(always)]
@@ -372,6 +383,24 @@ mod tests {
             assert!(!v.was_reset_by(End::Low));
         }
         assert_eq!(Verdict(0xffff << 32).next_generation().generation(), 0);
+    }
+
+    #[test]
+    fn a_handshake_ends_where_both_are_connected() {
+        let of = |low, high| {
+            Verdict::default().with_state(End::Low, low, true).with_state(End::High, high, false).is_handshake()
+        };
+        for (states, expected) in [
+            ([State::Closed, State::Closed], true),
+            ([State::SynSent, State::SynRecv], true),
+            ([State::Established, State::SynRecv], true),
+            ([State::Established, State::Established], false),
+            ([State::CloseWait, State::SynRecv], false),
+            ([State::TimeWait, State::Closed], false),
+        ] {
+            let [low, high] = states;
+            assert_eq!([of(low, high), of(high, low)], [expected; 2], "{states:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     BPF_OBJECT,
+    alive::{Alive, Gap},
     cli::RunArgs,
     config::{Config, Metrics, Output, Vantage},
     control::server::{ControlSocket, Office, check_free},
@@ -101,6 +102,8 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let (events, _) = broadcast::channel(WATCH_QUEUE);
     // Events wait in the ring until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
+    let gap = Gap::until_now(&config.socket);
+    shared.update(|gauges| gauges.gap = gap);
     let mut sweeper = Sweeper::take(kernel, counters)?;
     let coverage = Coverage::new(watched(&attachments));
     let nobody_reads = Arc::new(Notify::new());
@@ -130,6 +133,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
 
     // Only now: whoever finds the socket may rely on it that packets are seen and existing connections known.
     let socket = ControlSocket::bind(&config.socket)?;
+    let alive = Alive::start(&config.socket, gap)?;
     let office = Office { answers: Arc::clone(&insight) as _, events, shared: Arc::clone(&shared) };
     if let Some(listener) = listener {
         info!("metrics on http://{}/metrics", config.metrics);
@@ -147,6 +151,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
         ending = engine.run(Background { sweeper, rounds }, stopped(stopping)) => ending,
         () = socket.serve(office) => Ending::Requested,
     };
+    drop(alive);
     drop(socket);
     finish([Some(publish_thread), stdout_thread].into_iter().flatten());
     summarise(&insight, &shared);

@@ -57,11 +57,16 @@ fn write_tables(text: &mut String, stats: &Stats) -> std::fmt::Result {
         views,
         maps,
         events,
+        events_sampled,
+        verdict_retries,
+        gap_seconds,
         lost,
     } = stats;
-    let up = Duration::try_from_secs_f64(*uptime_seconds).unwrap_or_default();
-    let up = short_duration(u64::try_from(up.as_nanos()).unwrap_or(u64::MAX));
-    writeln!(text, "daemon    pid {pid}, up {up}")?;
+    write!(text, "daemon    pid {pid}, up {}", seconds(*uptime_seconds))?;
+    if *gap_seconds > 0.0 {
+        write!(text, "; before it nobody observed for {}", seconds(*gap_seconds))?;
+    }
+    writeln!(text)?;
     for line in attached {
         writeln!(text, "attached  {} {} ({})", line.interface, line.hook, line.mode)?;
     }
@@ -108,7 +113,19 @@ fn write_tables(text: &mut String, stats: &Stats) -> std::fmt::Result {
         }
         writeln!(text)?;
     }
-    writeln!(text, "events    {events}\nlost      {}", counts(lost))
+    write!(text, "events    {events}")?;
+    if *events_sampled > 0 {
+        write!(text, "; {events_sampled} more of handshakes and strays not told: others stand for them")?;
+    }
+    if *verdict_retries > 0 {
+        write!(text, "\nverdicts  {verdict_retries} worked out again: another CPU was first")?;
+    }
+    writeln!(text, "\nlost      {}", counts(lost))
+}
+
+fn seconds(seconds: f64) -> String {
+    let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    short_duration(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn ss_name(name: &str) -> &str {
@@ -128,6 +145,10 @@ mod tests {
         let stats = Stats {
             pid: 7,
             uptime_seconds: 192.0,
+            gap_seconds: 61.0,
+            events: 9,
+            events_sampled: 630,
+            verdict_retries: 4,
             flows: 3,
             states: vec![
                 StateLine { state: "established".into(), orig: 2, resp: 1, ..StateLine::default() },
@@ -152,7 +173,9 @@ mod tests {
             ..Stats::default()
         };
         let text = tables(&stats);
-        assert!(text.contains("pid 7, up 3m12s"));
+        assert!(text.contains("pid 7, up 3m12s; before it nobody observed for 1m01s"), "{text}");
+        assert!(text.contains("events    9; 630 more of handshakes and strays not told"), "{text}");
+        assert!(text.contains("verdicts  4 worked out again"), "{text}");
         assert!(text.contains("ESTAB                2         1"), "{text}");
         assert!(!text.contains("CLOSING"));
         assert!(text.contains("orig  ESTAB -> FIN-WAIT-1                5"), "{text}");

@@ -148,6 +148,7 @@ mod tests {
             cause: Cause { dir: None, flags: "".into(), why: "timeout".into() },
             proc,
             unowned: None,
+            sample: 1,
         })
     }
 

@@ -357,6 +357,7 @@ mod tests {
             facts: vec![],
             proc: None,
             unowned: None,
+            sample: 1,
         });
         Arc::new(Report { v: 1, seq, ts: Wall(0), host: "h".into(), body })
     }

@@ -46,6 +46,15 @@ pub struct Stats {
     pub maps: Vec<MapLine>,
     /// Events put into the ring.
     pub events: u64,
+    /// Events of handshakes and strays not told: others stand for them.
+    #[serde(default)]
+    pub events_sampled: u64,
+    /// State changes worked out again because another CPU was first.
+    #[serde(default)]
+    pub verdict_retries: u64,
+    /// How long nobody observed between the last daemon and this one, as far as is known.
+    #[serde(default)]
+    pub gap_seconds: f64,
     /// Everything that was lost, by where.
     pub lost: Vec<Count>,
 }
@@ -237,6 +246,9 @@ impl Stats {
                 }])
                 .collect(),
             events: health(Health::EventsSent),
+            events_sampled: health(Health::EventsSampled),
+            verdict_retries: health(Health::VerdictRetries),
+            gap_seconds: gauges.gap.before.as_secs_f64(),
             lost: [
                 count("ring", health(Health::EventsLost)),
                 count("verdicts", health(Health::VerdictLost)),

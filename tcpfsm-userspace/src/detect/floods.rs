@@ -123,7 +123,7 @@ mod tests {
         let (mut rates, mut sweeps) = (Rates::new(&Rules::default(), &[SPECS]), Sweeps::default());
         for port in 1..=16 {
             let mut stray = Conversation::from_port(port).stray(End::Low, TcpFlags::ACK);
-            stray.event.seq = 64;
+            stray.event.weight = 64;
             sweeps.tell(&mut rates, &stray);
         }
         assert_eq!(sweeps.end(&mut rates, 2_000_000_000)[0].count, 1_024);

@@ -55,12 +55,12 @@ fn is_timeout(seen: &Seen<'_>) -> bool {
 }
 
 fn failed(seen: &Seen<'_>) -> Hit {
-    Hit { group: seen.service(), weight: 1, example: seen.example(seen.originator()) }
+    Hit { group: seen.service(), weight: seen.event().weight(), example: seen.example(seen.originator()) }
 }
 
 /// Connection requests at the service.
 fn opened(seen: &Seen<'_>) -> Base {
-    [seen.has(Fact::Open).then(|| (seen.service(), 1)), None]
+    [seen.has(Fact::Open).then(|| (seen.service(), seen.event().weight())), None]
 }
 
 #[cfg(test)]

@@ -29,9 +29,7 @@ fn is_illegal(seen: &Seen<'_>) -> bool {
 }
 
 fn sent(seen: &Seen<'_>) -> Hit {
-    // Only strays stand for more than themselves.
-    let weight = if seen.has(Fact::BadFlags) { seen.event().weight().max(1) } else { 1 };
-    Hit { group: any_port(seen.source()), weight, example: seen.example(seen.sender()) }
+    Hit { group: any_port(seen.source()), weight: seen.event().weight(), example: seen.example(seen.sender()) }
 }
 
 #[cfg(test)]

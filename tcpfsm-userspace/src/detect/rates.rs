@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn one_of_a_sample_counts_for_what_it_stands_for() {
+        let (mut rates, mut sweeps) = (rates(), Sweeps::default());
+        for mut seen in refused(1, 0) {
+            seen.event.weight = 64;
+            sweeps.tell(&mut rates, &seen);
+        }
+        assert_eq!(sweeps.end(&mut rates, 2 * SECOND)[0].count, 64);
+    }
+
+    #[test]
     fn a_small_share_is_no_anomaly() {
         let (mut rates, mut sweeps) = (rates(), Sweeps::default());
         refused(1, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));

@@ -13,7 +13,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec {
         kind: AnomalyKind::ConnectionAborted,
         hit: |seen| seen.has(Fact::Reset).then(|| at_service(seen, seen.sender())),
-        base: |seen| [(seen.kind() == EventKind::Closed).then(|| (seen.service(), 1)), None],
+        base: |seen| [(seen.kind() == EventKind::Closed).then(|| (seen.service(), seen.event().weight())), None],
         base_has_hits: true,
         by_source: false,
         technique: None,
@@ -47,11 +47,11 @@ const fn by_service(kind: AnomalyKind, hit: fn(&Seen<'_>) -> Option<Hit>) -> Spe
 
 fn at_service(seen: &Seen<'_>, end: End) -> Hit {
     let group: SocketAddr = seen.service();
-    Hit { group, weight: 1, example: seen.example(end) }
+    Hit { group, weight: seen.event().weight(), example: seen.example(end) }
 }
 
 fn of_sender(seen: &Seen<'_>) -> Hit {
-    Hit { group: any_port(seen.source()), weight: 1, example: seen.example(seen.sender()) }
+    Hit { group: any_port(seen.source()), weight: seen.event().weight(), example: seen.example(seen.sender()) }
 }
 
 /// A reset of a known connection. Refusals are an answer, and have a kind of their own.

@@ -187,7 +187,7 @@ fn end(text: &mut String, story: &Story, side: Side) -> std::fmt::Result {
 fn timeline_table(text: &mut String, story: &Story, zone: &TimeZone) -> std::fmt::Result {
     text.push('\n');
     if !story.timeline_whole {
-        paragraph(text, "  ", "The beginning is not remembered; from there on:");
+        paragraph(text, "  ", "Not all of it is remembered; what is:");
     }
     writeln!(
         text,

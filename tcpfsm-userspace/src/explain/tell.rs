@@ -36,7 +36,7 @@ pub fn flow(key: &FlowKey, record: &FlowRecord, events: &[Observation], now: u64
         close_reason: closed(verdict),
         origin: origin(verdict),
         facts: Facts(record.shared.facts).iter().map(|fact| fact.name().into()).collect(),
-        timeline_whole: begins(events),
+        timeline_whole: is_whole(events),
         ..bare(key.socket_addr(orig), key.socket_addr(resp), timeline)
     };
     story.anomalies = diagnose(&story);
@@ -72,7 +72,7 @@ pub fn past(events: &[Observation], now: u64, clock: WallClock) -> Option<Story>
         close_reason: closed(verdict),
         origin: origin(verdict),
         facts: facts.iter().map(|fact| fact.name().into()).collect(),
-        timeline_whole: begins(events),
+        timeline_whole: is_whole(events),
         ..bare(orig, resp, events.iter().map(|event| moment(event, clock)).collect())
     };
     story.anomalies = diagnose(&story);
@@ -141,12 +141,11 @@ pub(crate) fn closed(verdict: Verdict) -> Option<Cow<'static, str>> {
     (verdict.is_over() && reason != CloseReason::Open).then(|| reason.name().into())
 }
 
-/// Whether the first event is the beginning: nothing was forgotten before it.
-fn begins(events: &[Observation]) -> bool {
-    events.first().is_some_and(|first| {
-        let (before, after) = (first.event.verdict_before(), first.event.verdict_after());
-        before.generation() != after.generation()
-    })
+/// Whether the first event is the beginning, and each goes on where the one before it ended: nothing was forgotten,
+/// lost, or left out of a sample.
+fn is_whole(events: &[Observation]) -> bool {
+    let follows = |pair: &[Observation]| pair[1].event.follows(&pair[0].event);
+    events.first().is_some_and(|first| first.event.opens()) && events.windows(2).all(follows)
 }
 
 fn moment(observation: &Observation, clock: WallClock) -> Moment {
@@ -214,13 +213,16 @@ mod tests {
     }
 
     #[test]
-    fn without_the_beginning_the_timeline_is_not_whole() {
+    fn with_something_left_out_the_timeline_is_not_whole() {
         let mut talk = Conversation::new();
-        let events = talk.ordinary_life();
+        let mut events = talk.ordinary_life();
         let story = past(&events[2..], talk.now, WallClock::now()).unwrap();
         assert!(!story.timeline_whole);
         assert_eq!(story.close_reason.as_deref(), Some("finish"));
         assert_eq!(story.orig_end.pkts, 4);
         assert_eq!(past(&[], 0, WallClock::now()), None);
+        // The SYN was one of a sample, the SYN-ACK was not.
+        events.remove(1);
+        assert!(!past(&events, talk.now, WallClock::now()).unwrap().timeline_whole);
     }
 }

@@ -229,6 +229,7 @@ mod tests {
             facts: vec!["open".into(), "fin_rtx".into()],
             proc: None,
             unowned: None,
+            sample: 1,
         }))
     }
 

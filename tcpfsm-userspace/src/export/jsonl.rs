@@ -52,6 +52,7 @@ mod tests {
             cause: Cause { dir: Some(Direction::Original), flags: "FA".into(), why: "peer_fin".into() },
             proc: proc(),
             unowned: None,
+            sample: 1,
         }))
     }
 
@@ -74,6 +75,17 @@ mod tests {
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn one_of_a_sample_says_how_many_it_stands_for() {
+        let mut told = transition();
+        if let Body::Transition(transition) = &mut told.body {
+            transition.sample = 64;
+        }
+        let line = written(&told);
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["sample"], 64);
+        assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), told);
     }
 
     #[test]
@@ -123,6 +135,7 @@ mod tests {
             facts: vec!["open".into(), "fin_rtx".into()],
             proc: None,
             unowned: Some(WhyUnowned::TimeWait.into()),
+            sample: 1,
         }));
         let value: Value = serde_json::from_str(&written(&closed)).unwrap();
         assert_eq!(value["kind"], "conn_closed");

@@ -245,6 +245,11 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
         "Events lost because the ring was full. Counters and states are exact all the same.",
         health(Health::EventsLost),
     );
+    page.counter(
+        "tcpfsm_events_sampled_total",
+        "Events of handshakes and strays not told because there were too many: others stand for them. Counters are exact all the same.",
+        health(Health::EventsSampled),
+    );
     page.family("tcpfsm_lost_total", "counter", "Events, reports and flows lost in userspace, by where.");
     for (place, count) in lost {
         page.sample("tcpfsm_lost_total", &[("where", place)], count);
@@ -253,6 +258,16 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
         "tcpfsm_verdicts_lost_total",
         "State changes given up because other CPUs kept changing the same flow.",
         health(Health::VerdictLost),
+    );
+    page.counter(
+        "tcpfsm_verdict_retries_total",
+        "State changes worked out again because another CPU changed the same flow first.",
+        health(Health::VerdictRetries),
+    );
+    page.counter(
+        "tcpfsm_observation_gap_seconds_total",
+        "Time between daemons since the machine was booted, in which nobody observed.",
+        gauges.gap.total.as_secs_f64(),
     );
     page.family("tcpfsm_map_entries", "gauge", "Flows, or services, in each map, at the last sweep.");
     for (map, report) in FLOW_MAPS.into_iter().zip(&gauges.maps) {

@@ -69,7 +69,7 @@ impl TextLines {
     }
 
     fn transition(&self, line: &mut String, time: &str, transition: &Transition) -> std::fmt::Result {
-        let Transition { flow, side, from, to, confirmed, dwell_ns, cause, proc, unowned } = transition;
+        let Transition { flow, side, from, to, confirmed, dwell_ns, cause, proc, unowned, sample } = transition;
         let states = format!("{} -> {}{}", from.ss_name(), to.ss_name(), if *confirmed { "" } else { "?" });
         let dwell = if *dwell_ns == 0 { "-".to_owned() } else { short_duration(*dwell_ns) };
         let cause = if cause.flags.is_empty() {
@@ -77,6 +77,7 @@ impl TextLines {
         } else {
             format!("{} ({})", cause.why, cause.flags)
         };
+        let cause = cause + &times(*sample);
         write_ends(line, time, flow)?;
         write!(line, "{:<5} {states:<26} {dwell:>7}  {cause:<17} ", end(flow, *side))?;
         self.iface(line, flow)?;
@@ -97,6 +98,7 @@ impl TextLines {
             facts,
             proc,
             unowned,
+            sample,
             ..
         } = closed;
         let totals = format!(
@@ -107,7 +109,7 @@ impl TextLines {
             bytes(*resp_bytes)
         );
         write_ends(line, time, flow)?;
-        let reason = reason.replace('_', " ");
+        let reason = reason.replace('_', " ") + &times(*sample);
         write!(
             line,
             "{:<5} {:<26} {:>7}  {totals}",
@@ -139,6 +141,11 @@ impl TextLines {
 
 /// Facts that every connection has.
 const ORDINARY: [&str; 4] = ["open", "established", "closed", "half_closed"];
+
+/// Behind what stands for more than itself.
+fn times(sample: u8) -> String {
+    if sample == 1 { String::new() } else { format!(" x{sample}") }
+}
 
 fn write_ends(line: &mut String, time: &str, flow: &Flow) -> std::fmt::Result {
     // Padding needs a string: an address formats itself without looking at the width.
@@ -215,6 +222,7 @@ mod tests {
                 ..Proc::default()
             }),
             unowned: None,
+            sample: 1,
         })
     }
 
@@ -233,6 +241,13 @@ mod tests {
     }
 
     #[test]
+    fn one_of_a_sample_says_how_many_it_stands_for() {
+        let Body::Transition(told) = transition(true) else { unreachable!() };
+        let line = written(Width::Table, Body::Transition(Transition { sample: 64, ..told }));
+        assert!(line.contains("peer_fin (FA) x64 java[4711]"), "{line}");
+    }
+
+    #[test]
     fn the_end_of_a_connection_has_its_totals() {
         let closed = Body::ConnClosed(ConnClosed {
             flow: flow(),
@@ -247,9 +262,10 @@ mod tests {
             facts: vec!["open".into(), "rtx".into()],
             proc: None,
             unowned: None,
+            sample: 64,
         });
         let line = written(Width::Wide, closed);
-        assert!(line.contains("over: reset by responder"), "{line}");
+        assert!(line.contains("over: reset by responder x64"), "{line}");
         assert!(line.contains("1.25s  6 / 120B out, 5 / 4.2K back  eth0  rtx\n"), "{line}");
     }
 

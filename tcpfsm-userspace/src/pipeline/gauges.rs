@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::history::History;
 use crate::{
+    alive::Gap,
     detect::{AnomalyKind, Finding},
     kernel::sweep::SweepReports,
     views::ViewCounts,
@@ -32,6 +33,8 @@ pub struct Gauges {
     pub maps: SweepReports,
     /// Flows evicted from each map so far, by the state they were in.
     pub evicted: ByMapAndState,
+    /// How long nobody observed, before this daemon and between earlier ones.
+    pub gap: Gap,
     /// Services whose handshakes are counted.
     pub services: u64,
     /// Sweeps so far.

@@ -60,10 +60,14 @@ impl History {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Observation> =
             events.iter().filter(|observation| observation.event.key() == *key).copied().collect();
-        // The same addresses and ports may have been used before.
-        let opened = found.iter().rposition(|observation| {
-            let event = &observation.event;
-            event.verdict_before().generation() != event.verdict_after().generation()
+        // The same addresses and ports may have been used before. Under a flood the opening may not have been told: what
+        // comes after an end and does not go on from there is another connection's too.
+        let opened = (0..found.len()).rev().find(|&at| {
+            let earlier = at.checked_sub(1).and_then(|before| found.get(before));
+            let is_another = |earlier: &Observation| {
+                earlier.kind == EventKind::Closed && !found[at].event.follows(&earlier.event)
+            };
+            found[at].event.opens() || earlier.is_some_and(is_another)
         });
         found.drain(..opened.unwrap_or(0));
         found
@@ -93,6 +97,12 @@ mod tests {
         history.add(page(&again));
         assert_eq!(history.of(&talk.key), again, "not the earlier connection");
         assert_eq!(history.of(&FlowKey::V4(Default::default())), []);
+
+        let history = History::default();
+        let untold = &Conversation::new().ordinary_life()[2..];
+        history.add(page(&life));
+        history.add(page(untold));
+        assert_eq!(history.of(&talk.key), untold, "its opening was not told");
     }
 
     #[test]

@@ -87,7 +87,6 @@ impl Conversation {
         let mut stray = self.segment(sender, flags, 0);
         stray.kind = EventKind::Stray;
         stray.event.kind = EventKind::Stray as u8;
-        stray.event.seq = 1;
         stray
     }
 

@@ -82,6 +82,7 @@ pub(super) fn transition(observation: &Observation, step: &Step, flow: Flow) -> 
         },
         proc: None,
         unowned: None,
+        sample: event.weight,
     }
 }
 
@@ -106,6 +107,7 @@ pub(super) fn conn_closed(event: &FlowEvent, totals: &Totals, flow: Flow) -> Con
         facts: Facts(facts).iter().map(|fact| fact.name().into()).collect(),
         proc: None,
         unowned: None,
+        sample: event.weight,
     }
 }
 

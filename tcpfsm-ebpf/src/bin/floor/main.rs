@@ -52,7 +52,7 @@ const NEXT_PROGRAM: i32 = -1;
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// The first eight bytes of an event as the tracker's consumer takes it: version, kind (a fact), family 4.
-const EVENT_HEAD: u64 = tcpfsm_common::abi::ABI_VERSION as u64 | 2 << 16 | 4 << 24;
+const EVENT_HEAD: u64 = tcpfsm_common::abi::ABI_VERSION as u64 | 1 << 8 | 2 << 16 | 4 << 24;
 
 /// Counts something in `SEEN`.
 #[inline(always)]
