@@ -16,8 +16,8 @@ use tcpfsm_common::{
 use crate::{
     emit,
     flow_table::{self, Insertion, Key, halves},
-    handshakes::tcpfsm_handshake,
     maps::CONFIG,
+    sample::tcpfsm_sample,
     services, stats, strays,
     work::Work,
 };
@@ -200,7 +200,6 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
                 stats::came(counters, K::EMBRYOS, Verdict(work.event.after));
-                work.map = K::EMBRYOS as u64;
                 report(counters, record, work, over);
             }
             // Another CPU was first, with a segment of the other direction.
@@ -360,7 +359,6 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
     let hard = work.unreachable != Unreachable::Soft as u64;
     let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
     let error = IcmpError { reason, seq: work.segment.seq };
-    work.map = map as u64;
     // SAFETY: the map gave the element.
     unsafe {
         let before = flow_table::verdict(record);
@@ -426,7 +424,8 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
         work.relate(&*own, &*peer);
         stats::change(counters, &work.event, (*record).shared.opened, over);
         // Who was named as stuck is told of when that ends.
-        if work.is_embryo() && work.named == 0 && tcpfsm_handshake(&raw mut work.event, counters) == 0 {
+        let is_due = work.named != 0 && moved;
+        if !is_due && tcpfsm_sample(&raw mut work.event, counters) == 0 {
             return;
         }
         emit::event(counters, &mut work.event, record, moved, over);

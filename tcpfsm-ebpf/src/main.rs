@@ -12,7 +12,7 @@
 //! stats.rs       per-CPU counters
 //! services.rs    handshakes counted per service                     (unsafe)
 //! strays.rs      segments of no connection, told in part
-//! handshakes.rs  events of handshakes, told in part under a flood   (unsafe)
+//! sample.rs      events of what moves no connection, told in part   (unsafe)
 //! sweep.rs       the walk over all flows, inside the kernel       (unsafe)
 //! correct.rs     a verdict changed because the host's sockets know better (unsafe)
 //! maps.rs        every map
@@ -33,9 +33,9 @@ mod clock;
 mod correct;
 mod emit;
 mod flow_table;
-mod handshakes;
 mod machine;
 mod maps;
+mod sample;
 mod services;
 mod stats;
 mod strays;

@@ -56,9 +56,9 @@ pub(crate) static SERVICES: LruHashMap<ServiceKey, ServiceRecord, SERVICE_ENTRIE
 #[btf_map]
 pub(crate) static STRAYS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
-/// How many events of handshakes were told in the present slot of time, by all CPUs: the slot, and the number.
+/// How much of the quota of events was spent in the present slot of time, by all CPUs: the slot, and the number.
 #[btf_map]
-pub(crate) static HANDSHAKES: Array<[u64; 2], 1> = Array::new();
+pub(crate) static SPENT: Array<[u64; 2], 1> = Array::new();
 
 /// Where a segment is worked that does not take the short way.
 #[btf_map]
@@ -78,4 +78,4 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 
 /// Set by the daemon before the programs are loaded.
 #[unsafe(no_mangle)]
-pub(crate) static CONFIG: Global<KernelConfig> = Global::new(KernelConfig { scope: 0, flags: 0, handshake_events: 0 });
+pub(crate) static CONFIG: Global<KernelConfig> = Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0 });

@@ -215,6 +215,7 @@ fn a_second_daemon_is_refused_and_a_killed_one_replaced() {
         let detach = first.ask(&["detach"]);
         assert_eq!(detach.status.code(), Some(1), "its attachments are its own");
 
+        let killed = Instant::now();
         first.child.kill().unwrap();
         first.child.wait().unwrap();
         assert!(first.socket.exists(), "a killed daemon leaves its socket");
@@ -225,7 +226,9 @@ fn a_second_daemon_is_refused_and_a_killed_one_replaced() {
         let third = Daemon::start(directory.path(), &[]);
         let stats: Value = serde_json::from_slice(&third.ask(&["stats", "-o", "json"]).stdout).unwrap();
         let gap = stats["gap_seconds"].as_f64().unwrap();
-        assert!((0.5..20.0).contains(&gap), "nobody observed for {gap} s");
+        // The last mark is a second old at most, and told late where the machine is busy.
+        let most = killed.elapsed().as_secs_f64() + 2.0;
+        assert!((0.5..most).contains(&gap), "nobody observed for {gap} s");
     });
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     env,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use support::{
     segments::{ipv4, parse, tcp},
 };
 use tcpfsm_common::{
-    abi::{Counters, Health, SweepRequest, Verdict},
+    abi::{Counters, Health, STATE_SLOTS, SweepRequest, Verdict},
     flow::End,
     fsm::State,
     segment::TcpFlags as F,
@@ -28,7 +29,7 @@ const FULL: &str = "TCPFSM_TEST_FULL";
 struct Size {
     connected: u32,
     embryos: u32,
-    /// The SYN flood goes on for this long, and at least until there were ten times as many SYNs as there is room for.
+    /// A flood goes on for this long, and at least until it was ten times what there is room for.
     least: Duration,
 }
 
@@ -42,7 +43,7 @@ impl Size {
     }
 }
 
-/// A `KernelConfig` with the daemon's quota of handshakes' events.
+/// A `KernelConfig` with the daemon's quota of events.
 static CONFIG: [u32; 3] = [0, 0, 4_096];
 
 /// The first network of the attackers'.
@@ -72,7 +73,11 @@ struct Host {
     /// Events taken out of the ring.
     events: u64,
     random: Random,
+    /// One test at a time: each measures memory and time.
+    _turn: MutexGuard<'static, ()>,
 }
+
+static TURN: Mutex<()> = Mutex::new(());
 
 fn frame(network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16, len: usize) -> Vec<u8> {
     let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
@@ -82,6 +87,7 @@ fn frame(network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16, len:
 impl Host {
     /// A host to which `size.connected` clients are connected.
     fn new(size: Size) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (flows, embryos) = (size.connected + size.connected / 10 + 1024, size.embryos);
         let kernel = Kernel::load_with(|mut loader| {
             loader.override_global("CONFIG", &CONFIG[..], true);
@@ -97,6 +103,7 @@ impl Host {
             packets: 0,
             events: 0,
             random: Random(0x9e37_79b9_7f4a_7c15),
+            _turn: turn,
         };
         for client in 0..host.size.connected {
             host.hear(client, [100, 0], F::SYN, 0);
@@ -159,98 +166,123 @@ impl Host {
         }
     }
 
-    /// Every packet is counted, and every event is in the ring, lost or sampled: `news` of them.
-    fn assert_exact(&mut self, before: &Counters, packets: u64, news: u64, what: &str) {
+    /// Events told so far, by the counters: sent, lost, sampled.
+    fn fate(&self) -> [u64; 3] {
+        let Counters { health, .. } = self.kernel.counters();
+        [Health::EventsSent, Health::EventsLost, Health::EventsSampled].map(|which| health[which as usize])
+    }
+
+    /// Ten times the embryonic maps' room of what `attack` sends, in full size for a minute at least, while the connected
+    /// go on talking. Each time it is told how often it was called, and passes one packet or two. Gives how often.
+    fn endure(&mut self, what: &str, attack: impl Fn(&mut Self, u32)) -> u32 {
+        let (before, before_told) = (self.kernel.counters(), self.fate());
+        let (began, memory, started) = (self.packets, resident(), Instant::now());
+        let mut costs = Vec::new();
+        let mut mark = (thread_cpu(), self.packets);
+        let mut times = 0;
+        while times < 10 * self.size.embryos || started.elapsed() < self.size.least {
+            // 24 bits of addresses.
+            assert!(ATTACKERS + times < (1 << 24) - 1, "the flood ran out of addresses");
+            attack(self, times);
+            times += 1;
+            if times.is_multiple_of(BETWEEN) {
+                self.talk();
+            }
+            // The first tenth fills the map.
+            if times.is_multiple_of(self.size.embryos) {
+                let now = (thread_cpu(), self.packets);
+                costs.push((now.0 - mark.0) / (now.1 - mark.1) as f64);
+                mark = now;
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let packets = self.packets - began;
+        self.assert_connected(what);
         self.events += self.kernel.events().len() as u64;
         let after = self.kernel.counters();
         let seen = |counters: &Counters| counters.packets.as_flattened().iter().sum::<u64>();
-        assert_eq!(seen(&after) - seen(before), packets, "packets of {what}");
+        assert_eq!(seen(&after) - seen(&before), packets, "packets of {what}");
         assert_eq!(after.health[Health::EventsSent as usize], self.events, "{what}: events in the ring");
-        let told = |counters: &Counters| {
-            [Health::EventsSent, Health::EventsLost, Health::EventsSampled]
-                .iter()
-                .map(|which| counters.health[*which as usize])
-                .sum::<u64>()
-        };
-        assert_eq!(told(&after) - told(before), news, "{what}: events sent, lost or sampled");
+        let told: [u64; 3] = std::array::from_fn(|which| self.fate()[which] - before_told[which]);
+        assert_eq!(told[1], 0, "{what}: a sample always finds room in the ring");
+        let missing = self.kernel.missing();
+        assert_eq!(missing[0], [0; STATE_SLOTS], "{what}: connections were evicted");
+
+        let grown = resident().saturating_sub(memory);
+        let (first, last) = (costs[1], costs.last().unwrap());
+        println!(
+            "{what}: {packets} packets in {seconds:.1} s; {first:.0} ns of CPU a packet at first, {last:.0} at last; \
+             {grown} KiB more memory; {} events told, {} sampled, {} lost; {} evicted",
+            told[0],
+            told[2],
+            told[1],
+            missing.as_flattened().iter().sum::<u64>(),
+        );
+        assert!(*last < 2.0 * first, "{what} gets dearer: {costs:?}");
+        assert!(grown < 32 << 10, "{what}: {grown} KiB more than before");
+        times
+    }
+
+    /// Records in the embryonic map of which an end is in this state.
+    fn embryos_in(&self, state: State) -> u64 {
+        let embryos = self.kernel.flows4("EMBRYOS4");
+        let is_in = |verdict: Verdict| [End::Low, End::High].iter().any(|end| verdict.state(*end) == state);
+        embryos.iter().filter(|(_, record)| is_in(Verdict(record.shared.verdict))).count() as u64
+    }
+
+    /// Strays from everywhere: no connection begins or ends, and nobody is half-open.
+    fn endure_strays(&mut self, what: &str, flags: u16, answer: Option<u16>) {
+        let before = self.kernel.counters();
+        self.endure(what, |host, number| {
+            let (seq, ack) = (host.random.next(), host.random.next());
+            host.hear(ATTACKERS + number, [seq, ack], flags, 0);
+            if let Some(answer) = answer {
+                host.say(ATTACKERS + number, [ack, seq.wrapping_add(1)], answer, 0);
+            }
+        });
+        let after = self.kernel.counters();
+        assert_eq!(after.closed, before.closed, "{what}: nothing was closed");
+        assert_eq!(after.transitions, before.transitions, "{what}: nothing was moved");
+        // The sweep would count them as connections.
+        assert_eq!(self.embryos_in(State::SynRecv), 0, "{what}");
     }
 }
 
-/// How often the flood is interrupted by somebody who is connected.
+/// How often a flood is interrupted by somebody who is connected.
 const BETWEEN: u32 = 16;
 
-/// Ten times the room in SYNs, each answered: none of the connected is lost, and all half-open ones are counted.
+/// SYNs, each answered: all half-open ones are counted.
 #[test]
 fn a_syn_flood() {
     needs_kernel!();
     let mut host = Host::new(Size::wanted());
-    let before = host.kernel.counters();
-    let began = host.packets;
-    let memory = resident();
-    let wanted = 10 * host.size.embryos;
-    let (started, mut syns) = (Instant::now(), 0_u32);
-    let mut costs = Vec::new();
-    let mut mark = (thread_cpu(), 0);
-    while syns < wanted || started.elapsed() < host.size.least {
-        let network = ATTACKERS + syns;
+    let (before, before_told) = (host.kernel.counters(), host.fate());
+    let syns = host.endure("SYN flood", |host, number| {
         let seq = host.random.next();
-        host.hear(network, [seq, 0], F::SYN, 0);
-        host.say(network, [seq ^ 77, seq.wrapping_add(1)], F::SYN | F::ACK, 0);
-        syns += 1;
-        if syns.is_multiple_of(BETWEEN) {
-            host.talk();
-        }
-        // The first tenth fills the map.
-        if syns.is_multiple_of(host.size.embryos) {
-            let now = thread_cpu();
-            costs.push((now - mark.0) / f64::from(syns - mark.1));
-            mark = (now, syns);
-        }
-        // 24 bits of addresses.
-        assert!(network < (1 << 24) - 1, "the flood ran out of addresses");
-    }
-    let packets = host.packets - began;
-    host.assert_connected("a SYN flood");
-    host.assert_exact(&before, packets, 2 * u64::from(syns), "a SYN flood");
-    assert_eq!(host.health(Health::Inserted) - before.health[Health::Inserted as usize], u64::from(syns));
+        host.hear(ATTACKERS + number, [seq, 0], F::SYN, 0);
+        host.say(ATTACKERS + number, [seq ^ 77, seq.wrapping_add(1)], F::SYN | F::ACK, 0);
+    });
+    let syns = u64::from(syns);
+    let inserted = |health: &Counters| health.health[Health::Inserted as usize];
+    assert_eq!(host.health(Health::Inserted) - inserted(&before), syns);
     assert_eq!(host.health(Health::Promoted), before.health[Health::Promoted as usize]);
-    assert_eq!(host.health(Health::EventsLost), 0, "a sample always finds room");
-    let sampled = host.health(Health::EventsSampled);
-    assert!(sampled > u64::from(syns), "{sampled} events were not told");
+    let told: [u64; 3] = std::array::from_fn(|which| host.fate()[which] - before_told[which]);
+    assert_eq!(told.iter().sum::<u64>(), 2 * syns, "two events each, told or sampled");
 
-    // Who is missing was evicted, and none of the connected is.
+    // Who is missing was evicted.
+    let half_open = host.kernel.flows4("EMBRYOS4").len() as u64;
     let missing = host.kernel.missing();
-    let there = host.kernel.flows4("EMBRYOS4").len() as u64;
-    assert_eq!(missing[2].iter().sum::<u64>(), u64::from(syns) - there);
-    assert_eq!(missing.iter().flatten().sum::<u64>(), missing[2].iter().sum::<u64>());
+    assert_eq!(missing.as_flattened().iter().sum::<u64>(), syns - half_open);
 
     // What the sweep counts is what is there.
-    let half_open = host.kernel.flows4("EMBRYOS4");
-    let waiting = half_open.iter().filter(|(_, record)| {
-        let verdict = Verdict(record.shared.verdict);
-        verdict.state(verdict.originator().other()) == State::SynRecv
-    });
-    let waiting = waiting.count() as u64;
+    let waiting = host.embryos_in(State::SynRecv);
     let request = SweepRequest { number: 1, report_every: 1, ..SweepRequest::default() };
     let report = host.kernel.sweep(request)[2];
     assert_eq!(report.states[1][State::SynRecv as usize], waiting);
-    assert_eq!((report.flows, waiting), (half_open.len() as u64, half_open.len() as u64));
-    let room = host.size.embryos as usize;
-    assert!(
-        half_open.len() <= room && half_open.len() >= room * 7 / 8,
-        "{} half-open in {room}",
-        half_open.len()
-    );
-
-    let grown = resident().saturating_sub(memory);
-    println!(
-        "{syns} SYNs, {packets} packets; a SYN with its answer cost {:.0} ns at first, {:.0} ns at last; {grown} KiB grown; {} events told, {sampled} not",
-        costs[1],
-        costs.last().unwrap(),
-        host.events
-    );
-    assert!(*costs.last().unwrap() < 2.0 * costs[1], "the flood gets dearer: {costs:?}");
-    assert!(grown < 32 << 10, "{grown} KiB more than before the flood");
+    assert_eq!((report.flows, waiting), (half_open, half_open));
+    let room = u64::from(host.size.embryos);
+    assert!((room * 7 / 8..=room).contains(&half_open), "{half_open} half-open in {room}");
+    println!("{syns} SYNs, {half_open} half-open in {room}, all counted");
 }
 
 /// Resets, blind ones at the connected and stray ones: nobody is disconnected.
@@ -259,79 +291,57 @@ fn a_reset_flood() {
     needs_kernel!();
     let mut host = Host::new(Size::wanted());
     let before = host.kernel.counters();
-    let began = host.packets;
-    for number in 0..10 * host.size.embryos {
+    host.endure("RST flood", |host, number| {
         let (seq, stray) = (host.random.next(), host.random.next().is_multiple_of(2));
         let network = if stray { ATTACKERS + number } else { number % host.size.connected };
         // Exact and in-window ones are somebody who can see the connection: another test's.
         let seq = if seq.wrapping_sub(101) < 1 << 24 { seq | 1 << 31 } else { seq };
         host.hear(network, [seq, 0], F::RST, 0);
-        if number.is_multiple_of(BETWEEN) {
-            host.talk();
-        }
-    }
-    let packets = host.packets - began;
-    host.assert_connected("a reset flood");
-    let seen = |counters: &Counters| counters.packets.as_flattened().iter().sum::<u64>();
+    });
     let after = host.kernel.counters();
-    assert_eq!(seen(&after) - seen(&before), packets);
     assert_eq!(after.closed, before.closed, "nothing was closed");
     assert_eq!(after.transitions, before.transitions, "nothing was moved");
 }
 
-/// Acknowledgments and SYN-ACKs that nobody asked for, and scans that are answered by resets.
 #[test]
-fn strays_and_scans() {
+fn an_ack_flood() {
+    needs_kernel!();
+    Host::new(Size::wanted()).endure_strays("ACK flood", F::ACK, None);
+}
+
+#[test]
+fn a_syn_ack_flood() {
+    needs_kernel!();
+    Host::new(Size::wanted()).endure_strays("SYN-ACK flood", F::SYN | F::ACK, Some(F::RST));
+}
+
+#[test]
+fn a_fin_scan() {
+    needs_kernel!();
+    Host::new(Size::wanted()).endure_strays("FIN scan", F::FIN, Some(F::RST | F::ACK));
+}
+
+#[test]
+fn a_null_scan() {
+    needs_kernel!();
+    Host::new(Size::wanted()).endure_strays("NULL scan", 0, None);
+}
+
+/// SYNs that are refused: each a connection that was opened and closed, and none is half-open.
+#[test]
+fn a_syn_scan() {
     needs_kernel!();
     let mut host = Host::new(Size::wanted());
-    let kinds: [(&str, u16, Option<u16>); 5] = [
-        ("an ACK flood", F::ACK, None),
-        ("a SYN-ACK flood", F::SYN | F::ACK, Some(F::RST)),
-        ("a FIN scan", F::FIN, Some(F::RST | F::ACK)),
-        ("a NULL scan", 0, None),
-        ("a SYN scan", F::SYN, Some(F::RST | F::ACK)),
-    ];
-    let mut network = ATTACKERS;
-    for (what, flags, answer) in kinds {
-        let before = host.kernel.counters();
-        let began = host.packets;
-        let times = 2 * host.size.embryos;
-        for number in 0..times {
-            network += 1;
-            let (seq, ack) = (host.random.next(), host.random.next());
-            host.hear(network, [seq, ack], flags, 0);
-            if let Some(answer) = answer {
-                let number =
-                    if flags == F::SYN { [0, seq.wrapping_add(1)] } else { [ack, seq.wrapping_add(1)] };
-                host.say(network, number, answer, 0);
-            }
-            if number.is_multiple_of(BETWEEN) {
-                host.talk();
-            }
-        }
-        host.assert_connected(what);
-        let (after, packets) = (host.kernel.counters(), host.packets - began);
-        let seen = |counters: &Counters| counters.packets.as_flattened().iter().sum::<u64>();
-        assert_eq!(seen(&after) - seen(&before), packets, "{what}");
-        assert_eq!(
-            after.health[Health::Promoted as usize],
-            before.health[Health::Promoted as usize],
-            "{what}"
-        );
-        let closed = after.closed.iter().sum::<u64>() - before.closed.iter().sum::<u64>();
-        assert_eq!(closed, if flags == F::SYN { u64::from(times) } else { 0 }, "{what}");
-        // None of them is half-open: the sweep would count them as connections.
-        let waiting = host
-            .kernel
-            .flows4("EMBRYOS4")
-            .iter()
-            .filter(|(_, record)| {
-                let verdict = Verdict(record.shared.verdict);
-                [End::Low, End::High].iter().any(|end| verdict.state(*end) == State::SynRecv)
-            })
-            .count();
-        assert_eq!(waiting, 0, "{what}");
-    }
+    let before = host.kernel.counters();
+    let syns = host.endure("SYN scan", |host, number| {
+        let seq = host.random.next();
+        host.hear(ATTACKERS + number, [seq, 0], F::SYN, 0);
+        host.say(ATTACKERS + number, [0, seq.wrapping_add(1)], F::RST | F::ACK, 0);
+    });
+    let after = host.kernel.counters();
+    let closed = |counters: &Counters| counters.closed.iter().sum::<u64>();
+    assert_eq!(closed(&after) - closed(&before), u64::from(syns));
+    assert_eq!(host.embryos_in(State::SynRecv), 0);
 }
 
 fn thread_cpu() -> f64 {

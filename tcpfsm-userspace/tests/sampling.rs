@@ -1,5 +1,5 @@
-//! Under a flood events of handshakes are a sample: nothing is lost in the ring, what is not told is counted, and whoever
-//! completes a handshake is told of.
+//! Under a flood events of what moves no connection are a sample: nothing is lost in the ring, what is not told is counted,
+//! and whoever completes a handshake is told of.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -135,6 +135,31 @@ fn refusals_are_sampled_too() {
     let refused = events.iter().filter(|told| told.event.fact_set().has(Fact::ConnectRefused));
     let stood_for: u64 = refused.map(|told| told.event.weight()).sum();
     assert!(stood_for.abs_diff(5_000) < 1_000, "they stand for {stood_for}");
+}
+
+/// Resets that a connection does not accept: they move nothing, and its end is told.
+#[test]
+fn blind_resets_are_sampled_and_what_moves_is_told() {
+    needs_kernel!();
+    let mut kernel = kernel();
+    say(&kernel, 1, true, [100, 0], F::SYN);
+    say(&kernel, 1, false, [500, 101], F::SYN | F::ACK);
+    say(&kernel, 1, true, [101, 501], F::ACK);
+    kernel.events();
+    let before = fate(&kernel);
+    for number in 0..5_000 {
+        say(&kernel, 1, true, [(1 << 30) + number, 0], F::RST);
+    }
+    say(&kernel, 1, true, [101, 501], F::FIN | F::ACK);
+    let after = fate(&kernel);
+    let [sent, lost, sampled] = std::array::from_fn(|which| after[which] - before[which]);
+    assert_eq!((sent + sampled, lost), (5_001, 0));
+    assert!(sampled > 3 * sent, "{sampled} were not told, {sent} were");
+    let events = kernel.events();
+    let stood_for: u64 = events.iter().map(|told| told.event.weight()).sum();
+    assert!(stood_for.abs_diff(5_001) < 500, "they stand for {stood_for}");
+    let last = events.last().unwrap().event;
+    assert!(last.moves() && last.weight == 1, "{last:?}");
 }
 
 /// What the sweep names, and what it ends, is told one by one: of no more flows than there is room for.

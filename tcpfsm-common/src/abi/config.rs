@@ -10,9 +10,9 @@ pub struct KernelConfig {
     pub scope: u32,
     /// [`Self::RFC1337`] and the other bits.
     pub flags: u32,
-    /// Events of handshakes told one by one in a slot of 2³⁰ ns, those that complete not counted; beyond these a part is
-    /// told. 0: all are told.
-    pub handshake_events: u32,
+    /// Events of what moves no connection told one by one in a slot of 2³⁰ ns, handshakes that complete not counted; beyond
+    /// these a part is told. 0: all are told.
+    pub event_quota: u32,
 }
 
 impl KernelConfig {

@@ -93,7 +93,7 @@ pub enum Health {
     VerdictLost = 6,
     /// Flows removed by the sweep.
     Expired = 7,
-    /// Events of handshakes and strays that were not told because there were too many: others stand for them.
+    /// Events of what moved no connection that were not told because there were too many: others stand for them.
     EventsSampled = 8,
 }
 

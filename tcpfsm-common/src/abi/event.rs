@@ -250,13 +250,20 @@ impl FlowEvent {
         self.verdict_before().generation() != self.verdict_after().generation()
     }
 
+    /// Whether an end is in another state, or a connection began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moves(&self) -> bool {
+        (self.before ^ self.after) & Verdict::STATES_AND_GENERATION != 0
+    }
+
     /// Whether it goes on where the one before it ended.
     #[must_use]
     pub const fn follows(&self, earlier: &Self) -> bool {
         (earlier.after ^ self.before) & Verdict::STATES_AND_GENERATION == 0
     }
 
-    /// How many such events it stands for: under a flood only a part of the strays and of the handshakes is told.
+    /// How many such events it stands for: under a flood only a part is told of what moves no connection.
     #[must_use]
     pub const fn weight(&self) -> u64 {
         self.weight as u64

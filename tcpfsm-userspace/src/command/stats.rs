@@ -115,7 +115,7 @@ fn write_tables(text: &mut String, stats: &Stats) -> std::fmt::Result {
     }
     write!(text, "events    {events}")?;
     if *events_sampled > 0 {
-        write!(text, "; {events_sampled} more of handshakes and strays not told: others stand for them")?;
+        write!(text, "; {events_sampled} more not told: others stand for them")?;
     }
     if *verdict_retries > 0 {
         write!(text, "\nverdicts  {verdict_retries} worked out again: another CPU was first")?;
@@ -174,7 +174,7 @@ mod tests {
         };
         let text = tables(&stats);
         assert!(text.contains("pid 7, up 3m12s; before it nobody observed for 1m01s"), "{text}");
-        assert!(text.contains("events    9; 630 more of handshakes and strays not told"), "{text}");
+        assert!(text.contains("events    9; 630 more not told"), "{text}");
         assert!(text.contains("verdicts  4 worked out again"), "{text}");
         assert!(text.contains("ESTAB                2         1"), "{text}");
         assert!(!text.contains("CLOSING"));

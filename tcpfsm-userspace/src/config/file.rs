@@ -23,7 +23,7 @@ struct File {
     xdp_mode: Option<XdpMode>,
     scope: Option<u32>,
     pickup: Option<bool>,
-    handshake_events: Option<u32>,
+    event_quota: Option<u32>,
     sweep_interval: Option<String>,
     metrics: Option<Metrics>,
     socket: Option<PathBuf>,
@@ -54,7 +54,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         xdp_mode,
         scope,
         pickup,
-        handshake_events,
+        event_quota,
         sweep_interval,
         metrics,
         socket,
@@ -72,7 +72,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     set(&mut config.xdp_mode, xdp_mode);
     set(&mut config.scope, scope);
     set(&mut config.pickup, pickup);
-    set(&mut config.handshake_events, handshake_events);
+    set(&mut config.event_quota, event_quota);
     set(&mut config.metrics, metrics);
     set(&mut config.socket, socket);
     set(&mut config.output, output);

@@ -31,8 +31,8 @@ pub const DEFAULT_SOCKET: &str = "/run/tcpfsm/tcpfsm.sock";
 /// Where metrics are served unless told otherwise.
 pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9477);
 
-/// Events of handshakes that come to nothing, told one by one in a second: more than anybody reads, and nothing to the ring.
-const HANDSHAKE_EVENTS: u32 = 4_096;
+/// Events of what moves no connection, told one by one in a second: more than anybody reads, and nothing to the ring.
+const EVENT_QUOTA: u32 = 4_096;
 
 /// The shortest interval between sweeps.
 pub const MIN_SWEEP: Duration = Duration::from_millis(100);
@@ -147,8 +147,8 @@ pub struct Config {
     pub scope: u32,
     /// Whether connections begun before the daemon are tracked.
     pub pickup: bool,
-    /// Events of handshakes told one by one in about a second, those that complete not counted; 0: all.
-    pub handshake_events: u32,
+    /// Events of what moves no connection told one by one in about a second; 0: all.
+    pub event_quota: u32,
     /// How long an end may be silent in each state before it counts as closed.
     pub timeouts: PerState,
     /// How long an end may stay in each state before it is reported as stuck.
@@ -178,7 +178,7 @@ impl Default for Config {
             xdp_mode: XdpMode::default(),
             scope: 0,
             pickup: true,
-            handshake_events: HANDSHAKE_EVENTS,
+            event_quota: EVENT_QUOTA,
             timeouts: PerState::default_timeouts(),
             stuck: PerState::default_stuck(),
             detect: Rules::default(),

@@ -8,7 +8,7 @@ use super::Config;
 #[must_use]
 pub fn default_file() -> String {
     let config = Config::default();
-    let Config { scope, pickup, handshake_events, timeouts, stuck, detect, sweep_interval, maps, metrics, socket, .. } =
+    let Config { scope, pickup, event_quota, timeouts, stuck, detect, sweep_interval, maps, metrics, socket, .. } =
         &config;
     let table =
         |durations: &super::PerState| durations.iter().map(|entry| format!("{entry}\n")).collect::<String>();
@@ -40,10 +40,10 @@ scope = {scope}
 # Track connections that began before tcpfsm did.
 pickup = {pickup}
 
-# Under a SYN flood events are a sample: so many events of handshakes a second (2^30 ns) are told one by one, of the rest
-# one in {SAMPLE}, which says that it stands for {SAMPLE} ("sample" in JSON). Handshakes that complete do not count towards this,
-# and from ESTABLISHED on everything is told. Counters are exact all the same. 0 tells every event.
-handshake_events = {handshake_events}
+# Under a flood events are a sample. Of handshakes, and of segments that move no connection, so many a second (2^30 ns) are
+# told one by one, of the rest one in {SAMPLE}, which says that it stands for {SAMPLE} ("sample" in JSON). Handshakes that complete
+# do not count towards this, and from ESTABLISHED on every step is told. Counters are exact all the same. 0: no sample.
+event_quota = {event_quota}
 
 # Time between sweeps: they end silent flows, find stuck ones and count states. At least 100ms.
 sweep_interval = "{sweep}"

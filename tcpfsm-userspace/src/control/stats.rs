@@ -46,7 +46,7 @@ pub struct Stats {
     pub maps: Vec<MapLine>,
     /// Events put into the ring.
     pub events: u64,
-    /// Events of handshakes and strays not told: others stand for them.
+    /// Events of what moved no connection, not told: others stand for them.
     #[serde(default)]
     pub events_sampled: u64,
     /// State changes worked out again because another CPU was first.

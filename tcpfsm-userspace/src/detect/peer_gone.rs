@@ -47,7 +47,7 @@ const SPECS: &[Spec] = &[
 ];
 
 fn survivor(seen: &Seen<'_>) -> Hit {
-    Hit { group: seen.service(), weight: 1, example: seen.example(seen.sender().other()) }
+    Hit { group: seen.service(), weight: seen.event().weight(), example: seen.example(seen.sender().other()) }
 }
 
 /// Finds ends that speak to nobody.

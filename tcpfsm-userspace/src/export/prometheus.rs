@@ -247,7 +247,7 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
     );
     page.counter(
         "tcpfsm_events_sampled_total",
-        "Events of handshakes and strays not told because there were too many: others stand for them. Counters are exact all the same.",
+        "Events of what moved no connection, not told because there were too many: others stand for them. Counters are exact all the same.",
         health(Health::EventsSampled),
     );
     page.family("tcpfsm_lost_total", "counter", "Events, reports and flows lost in userspace, by where.");

@@ -69,7 +69,7 @@ fn kernel_config(config: &Config) -> KernelConfig {
     if std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rfc1337").is_ok_and(|text| text.trim() == "1") {
         flags |= KernelConfig::RFC1337;
     }
-    KernelConfig { scope: config.scope, flags, handshake_events: config.handshake_events }
+    KernelConfig { scope: config.scope, flags, event_quota: config.event_quota }
 }
 
 fn load_error(error: &EbpfError) -> Error {

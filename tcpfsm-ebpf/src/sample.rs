@@ -1,8 +1,9 @@
-//! Events of handshakes: counted all, told in part when too many come to nothing.
+//! Events of what moves no connection: counted all, told in part when there are too many.
 //!
-//! A SYN flood would fill the ring with two events per SYN, and nobody reads them one by one. So in each slot of time
-//! so many are told, of the rest one in [`SAMPLE`], which says how many it stands for. A handshake that completes gives
-//! back what it took: a busy server's are all told. What happens from ESTABLISHED on always is.
+//! A SYN flood would fill the ring with two events per SYN, a flood of resets that nobody accepts with one for each, and
+//! nobody reads them one by one. So in each slot of time so many are told, of the rest one in [`SAMPLE`], which says how
+//! many it stands for. A handshake that completes gives back what it took: a busy server's are all told. What moves a
+//! connection, from ESTABLISHED on, always is.
 
 use tcpfsm_common::{
     abi::{Counters, FlowEvent, Health, SAMPLE},
@@ -11,27 +12,27 @@ use tcpfsm_common::{
 
 use crate::{
     atomics::{add, fetch_add},
-    maps::{CONFIG, HANDSHAKES},
+    maps::{CONFIG, SPENT},
     stats,
 };
 
 /// What a completed handshake gives back: its two events, and as much again for SYNs that were sent twice.
 const GIVEN_BACK: i64 = 4;
 
-/// Says whether the event of a flow in an embryonic map is to be told, and writes into it how many it stands for.
+/// Says whether an event is to be told, and writes into it how many it stands for.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn tcpfsm_handshake(event: *mut FlowEvent, counters: *mut Counters) -> u64 {
+pub(crate) extern "C" fn tcpfsm_sample(event: *mut FlowEvent, counters: *mut Counters) -> u64 {
     if event.is_null() || counters.is_null() {
         return 1;
     }
     // SAFETY: the caller passes its desk's event and this CPU's counters.
     let (event, counters) = unsafe { (&mut *event, &mut *counters) };
-    let quota = i64::from(CONFIG.load().handshake_events);
+    let quota = i64::from(CONFIG.load().event_quota);
     if quota == 0 {
         return 1;
     }
-    let Some(spent) = HANDSHAKES.get_ptr_mut(0) else { return 1 };
+    let Some(spent) = SPENT.get_ptr_mut(0) else { return 1 };
     // All CPUs': SYN and SYN-ACK of one handshake may be seen on two.
     let (slot, told) = (spent.cast::<u64>(), spent.cast::<i64>().wrapping_add(1));
     let now = event.time >> 30;
@@ -42,7 +43,8 @@ pub(crate) extern "C" fn tcpfsm_handshake(event: *mut FlowEvent, counters: *mut 
             told.write_volatile(0);
         }
     }
-    if !(event.verdict_before().is_handshake() && event.verdict_after().is_handshake()) {
+    let is_handshake = event.verdict_before().is_handshake() && event.verdict_after().is_handshake();
+    if event.moves() && !is_handshake {
         // SAFETY: as above. Below zero it may come by as much as was given back at once, which is why it has a sign.
         unsafe {
             if event.fact_set().has(Fact::Established) && told.read_volatile() >= GIVEN_BACK {
