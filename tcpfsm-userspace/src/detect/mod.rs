@@ -86,7 +86,7 @@ pub struct Repeats {
 pub fn all(config: &Config, repeats: Repeats, local_ports: u64) -> Vec<Box<dyn Detector>> {
     let rules = &config.detect;
     let mut detectors: Vec<Box<dyn Detector>> = vec![
-        Box::new(peer_gone::PeerGone::new(rules, repeats)),
+        Box::new(peer_gone::PeerGone::new(rules)),
         Box::new(rates::Rates::new(rules, &[handshake::SPECS, resets::SPECS, illegal::SPECS, floods::SPECS])),
         Box::new(scan::PortScan::new(rules)),
         Box::new(services::Services::new(rules)),

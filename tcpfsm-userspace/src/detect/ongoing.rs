@@ -84,13 +84,17 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
             there.insert(group);
             let room = groups.len() < MAX_GROUPS;
             match groups.entry(group) {
-                Entry::Occupied(mut known) => {
-                    let life = known.get_mut();
-                    life.last = present;
+                Entry::Occupied(mut entry) => {
+                    let life = entry.get_mut();
+                    // How it is done may show later than that it is done, and is not forgotten.
+                    let known = life.last.technique;
+                    let explained = known.is_none() && present.technique.is_some();
+                    life.last = Present { technique: present.technique.or(known), ..present };
                     life.peak = life.peak.max(present.count);
                     let doubled = present.count >= life.reported_count.saturating_mul(2);
-                    if doubled || now.saturating_sub(life.reported_at) >= life.repeat {
-                        if !doubled {
+                    let due = now.saturating_sub(life.reported_at) >= life.repeat;
+                    if doubled || explained || due {
+                        if due && !doubled {
                             life.repeat = life.repeat.saturating_mul(2).min(LONGEST_REPEAT_NS);
                         }
                         life.reported_count = present.count;
