@@ -179,7 +179,7 @@ impl AnomalyKind {
             Self::ConnectTimeout => "connection requests without an answer",
             Self::ConnectUnreachable => "unreachable connection requests",
             Self::HandshakeAborted => "aborted handshakes",
-            Self::AcceptQueueOverflow => "handshakes that found no room in the accept queue",
+            Self::AcceptQueueOverflow => "SYNs and SYN-ACKs sent again for want of room in the accept queue",
             Self::HandshakeRetransmission => "SYNs and SYN-ACKs sent again",
             Self::ConnectionAborted => "aborted connections",
             Self::RstStorm => "resets",

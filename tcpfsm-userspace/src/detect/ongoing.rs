@@ -200,6 +200,37 @@ mod tests {
         if count == 0 { vec![] } else { vec![(1, Present::new(count, dwelling(1)))] }
     }
 
+    /// The table of docs/anomalies.md says how much each kind matters.
+    #[test]
+    fn the_page_says_the_severities() {
+        let page = include_str!("../../../docs/anomalies.md");
+        for kind in AnomalyKind::ALL {
+            let begin = format!("| `{}` |", kind.name());
+            let row = page.lines().find(|line| line.starts_with(&begin)).unwrap();
+            let said = row.split(" | ").nth(3).unwrap();
+            let (least, most) = (severity(kind, 1), severity(kind, u64::MAX));
+            if least == most {
+                assert_eq!(said, least.name(), "{row}");
+            } else {
+                let from: u64 = said.strip_prefix("warning; critical from ").unwrap().parse().unwrap();
+                let around = [severity(kind, from - 1), severity(kind, from)];
+                assert_eq!(around, [Severity::Warning, Severity::Critical], "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn how_it_is_done_is_told_once_it_shows() {
+        let mut ongoing = Ongoing::new(AnomalyKind::SynFlood);
+        let done = |technique| [(1, Present { technique, ..Present::new(500, dwelling(1)) })];
+        assert_eq!(ongoing.update(0, done(None))[0].technique, None);
+        let [update] = ongoing.update(SECOND, done(Some("backlog")))[..] else { panic!("one update") };
+        assert_eq!((update.phase, update.technique), (Phase::Update, Some("backlog")));
+        assert_eq!(ongoing.update(2 * SECOND, done(Some("syn_cookies"))), [], "until the next");
+        let [end] = ongoing.update(3 * SECOND, [])[..] else { panic!("one end") };
+        assert_eq!(end.technique, Some("syn_cookies"));
+    }
+
     #[test]
     fn it_begins_doubles_and_ends() {
         let mut ongoing = Ongoing::new(AnomalyKind::CloseWaitStuck);

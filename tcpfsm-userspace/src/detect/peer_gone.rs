@@ -131,6 +131,8 @@ impl Detector for PeerGone {
                         let last_heard = seen.sight().map_or(0, |sight| sight.seen[end.other() as usize & 1]);
                         let dwelling = seen.dwelling(end, seen.after().state(end), last_heard);
                         self.unanswered.insert(&dwelling, seen.sweep, seen.event().time);
+                    } else {
+                        self.unanswered.remove(&key, end);
                     }
                 }
             }
