@@ -166,8 +166,7 @@ unsafe fn look<K: EventKey>(
     }
     // SAFETY: as above.
     let reported = unsafe { (*record).shared.reported };
-    let every = if found.is_more_than_stuck() { request.conditions_every } else { request.report_every };
-    if reported == 0 || request.number.wrapping_sub(reported) >= every {
+    if reported == 0 || request.number.wrapping_sub(reported) >= found.told_again_after(request) {
         // SAFETY: as above; only the sweep writes this field of a flow whose states do not change.
         unsafe { (*record).shared.reported = request.number };
         // SAFETY: as above.

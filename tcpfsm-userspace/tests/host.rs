@@ -114,6 +114,27 @@ fn a_socket_opened_later_is_found_within_the_walk_interval() {
     }
 }
 
+/// A flow without a socket of its own, such as one that a SYN cookie answers: its listener is there all the same.
+#[test]
+fn a_listener_that_is_not_indexed_yet_is_too_new_and_not_gone() {
+    let mut host = Host::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (local, nobody) = (listener.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 9], 9)));
+    let answer = host.whose(local, nobody);
+    assert!(matches!(answer.whose, Whose::Nobody(WhyUnowned::TooNew, _)), "{answer:?}");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let owner = loop {
+        if let Whose::Process(owner) = host.whose(local, nobody).whose {
+            break owner;
+        }
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((owner.pid, owner.confidence), (std::process::id(), Confidence::Listener));
+    drop(listener);
+    assert_eq!(host.whose(local, nobody).whose, Whose::Nobody(WhyUnowned::NoSocket, None));
+}
+
 #[test]
 fn close_wait_and_fin_wait2_are_seen_with_their_owner() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

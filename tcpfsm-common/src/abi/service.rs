@@ -1,10 +1,13 @@
 //! What is counted per service: the address and port that somebody answered on.
 
+use core::net::SocketAddr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Verdict;
 use crate::{
     fact::{Fact, Facts},
+    flow::{End, FlowKey, FlowKey4, FlowKey6},
     segment::{SegmentKind, TcpFlags},
 };
 
@@ -20,6 +23,24 @@ pub struct ServiceKey {
     pub family: u16,
     /// Scope of the flows.
     pub scope: u32,
+}
+
+impl ServiceKey {
+    /// A flow of which only the service is known: its high end.
+    #[must_use]
+    pub const fn flow(&self) -> FlowKey {
+        let &Self { addr, port, family, scope } = self;
+        match family {
+            4 => FlowKey::V4(FlowKey4 { addr: [0, addr[0]], port: [0, port], scope }),
+            _ => FlowKey::V6(FlowKey6 { addr: [[0; 4], addr], port: [0, port], scope }),
+        }
+    }
+
+    /// Its address and port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.flow().socket_addr(End::High)
+    }
 }
 
 /// Value of `SERVICES`: handshakes at this service since it first answered one.

@@ -18,7 +18,8 @@ pub struct SweepRequest {
     pub stuck: [u64; STATE_SLOTS],
     /// How long nothing may go over an established connection before it is reported as idle.
     pub idle: u64,
-    /// How long an end may go on sending without hearing from the other before that is reported.
+    /// How long an end may go on sending without hearing from the other. One with data outstanding is told after a
+    /// quarter of it, so that the daemon sees whether it sends again.
     pub unanswered: u64,
     /// From how many retransmissions of one end on a flow is looked at for their share.
     pub rtx: u32,
@@ -29,6 +30,7 @@ pub struct SweepRequest {
     /// See `number`.
     pub report_every: u32,
     /// The same for conditions other than being stuck: what ends them makes no event, so they are told again sooner.
+    /// See [`Conditions::told_again_after`].
     pub conditions_every: u32,
     /// Keeps the size a multiple of 8.
     pub reserved: u32,
@@ -64,11 +66,23 @@ impl Conditions {
         self.0 == 0
     }
 
-    /// Whether there is more than ends that are stuck.
+    /// After how many sweeps it is told again. Every sweep speaks of closed windows and missing answers: they may end
+    /// at any moment, without an event, and are judged by the second.
     #[inline(always)]
     #[must_use]
-    pub const fn is_more_than_stuck(self) -> bool {
-        self.0 & !(Self::STUCK | Self::STUCK << 1) != 0
+    pub const fn told_again_after(self, request: &SweepRequest) -> u32 {
+        const STUCK: u64 = Conditions::STUCK | Conditions::STUCK << 1;
+        const ACUTE: u64 = Conditions::ZERO_WINDOW
+            | Conditions::ZERO_WINDOW << 1
+            | Conditions::UNANSWERED
+            | Conditions::UNANSWERED << 1;
+        if self.0 & ACUTE != 0 {
+            1
+        } else if self.0 & !STUCK != 0 {
+            request.conditions_every
+        } else {
+            request.report_every
+        }
     }
 }
 

@@ -50,13 +50,19 @@ const fn is_open(state: State) -> bool {
     matches!(state, State::Established | State::CloseWait)
 }
 
-/// Whether `own`'s end sends and sends, and its peer, which was heard before, says nothing.
+/// Whether `own`'s end sends, and its peer, which was heard before, says nothing.
+///
+/// What is outstanding is sent again after twice as long each time: silence counts until now, not until the last
+/// segment. Without anything outstanding only what was sent late asks for an answer: a keepalive.
 #[inline(always)]
 const fn is_unanswered(own: &Evidence, peer: &Evidence, request: &SweepRequest) -> bool {
-    request.unanswered != 0
-        && peer.has(Evidence::SEEN)
-        && own.generation == peer.generation
-        && own.last_seen().saturating_sub(peer.last_seen()) >= request.unanswered
+    let (sent, heard) = (own.last_seen(), peer.last_seen());
+    let silent = if own.nxt.0 == peer.ack.0 {
+        sent.saturating_sub(heard) >= request.unanswered
+    } else {
+        sent > heard && request.now.saturating_sub(heard) >= request.unanswered / 4
+    };
+    request.unanswered != 0 && peer.has(Evidence::SEEN) && own.generation == peer.generation && silent
 }
 
 #[cfg(test)]
@@ -107,6 +113,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_outstanding_is_told_of_before_it_is_due() {
+        let mut record = record(BOTH, [11, 10]);
+        assert!(found(&record, 30).is_empty(), "a last ACK needs no answer");
+        record.sent[0].nxt = SeqNum(100);
+        assert!(found(&record, 13).is_empty());
+        assert_eq!(found(&record, 14), Conditions(Conditions::UNANSWERED));
+        record.sent[0].stamp = 10 * SECOND;
+        assert!(found(&record, 14).is_empty(), "the peer spoke last");
+    }
+
+    #[test]
     fn a_closed_window_counts_once_it_is_probed() {
         let mut record = record(BOTH, [20, 20]);
         record.sent[1].flags |= Evidence::ZERO_WINDOW;
@@ -136,7 +153,8 @@ mod tests {
     #[test]
     fn stuck_is_told_by_end() {
         let record = record([State::FinWait2, State::CloseWait], [20, 20]);
-        assert!(!found(&record, 61).is_more_than_stuck());
+        let request = SweepRequest { report_every: 12, conditions_every: 3, ..SweepRequest::default() };
+        assert_eq!(found(&record, 61).told_again_after(&request), 12);
         assert!(found(&record, 61).has(Conditions::STUCK, End::High));
         assert!(!found(&record, 61).has(Conditions::STUCK, End::Low), "no threshold");
         assert!(found(&record, 59).is_empty());

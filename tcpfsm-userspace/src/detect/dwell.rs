@@ -8,7 +8,7 @@ use tcpfsm_common::{
 
 use super::{
     AnomalyKind, Detector, Finding, Repeats, Seen, SweepEnd,
-    members::{Group, Members},
+    members::{EVERY_SWEEP, Group, Members},
     ongoing::Ongoing,
 };
 use crate::{
@@ -65,7 +65,8 @@ impl DwellDetector {
         let kind = kinds.first().copied().unwrap_or(AnomalyKind::CloseWaitStuck);
         let repeat = match dwell {
             Dwell::State { .. } => repeats.stuck,
-            Dwell::Idle | Dwell::ZeroWindow => repeats.conditions,
+            Dwell::Idle => repeats.conditions,
+            Dwell::ZeroWindow => EVERY_SWEEP,
         };
         Self { kinds, dwell, rule: rules[kind], members: Members::new(repeat), ongoing: Ongoing::new(kind) }
     }
@@ -100,7 +101,7 @@ impl Detector for DwellDetector {
                     match self.since(seen, end) {
                         Some(since) => {
                             let dwelling = seen.dwelling(end, seen.after().state(end), since);
-                            self.members.insert(&dwelling, seen.sweep);
+                            self.members.insert(&dwelling, seen.sweep, seen.event().time);
                         }
                         // The sweep speaks of the flow and not of this: it is over.
                         None => self.members.remove(&key, end),
@@ -122,7 +123,7 @@ impl Detector for DwellDetector {
         let least = self.rule.least();
         // What [stuck] says is in the sweep's own judgement already; idle too.
         let after = if self.dwell == Dwell::Idle { 0 } else { self.rule.after_ns() };
-        let groups = self.members.grouped(sweep.now, sweep.number, after);
+        let groups = self.members.grouped(sweep.number, after);
         let ongoing = &self.ongoing;
         let present: Vec<_> = groups
             .into_iter()
@@ -218,12 +219,17 @@ mod tests {
         let mut talk = Conversation::new();
         talk.handshake();
         let start = talk.now;
-        for second in [0, 15, 29] {
+        for second in [0, 5, 10, 15, 20, 25] {
             talk.now = start + second * SECOND;
             sweeps.tell(&mut detector, &talk.stuck(Conditions::ZERO_WINDOW << 1));
             assert_eq!(sweeps.end(&mut detector, talk.now), []);
         }
-        talk.now += SECOND;
+        assert_eq!(
+            sweeps.end(&mut detector, start + 30 * SECOND),
+            [],
+            "it has opened, says this sweep's silence"
+        );
+        talk.now = start + 35 * SECOND;
         sweeps.tell(&mut detector, &talk.stuck(Conditions::ZERO_WINDOW << 1));
         assert_eq!(sweeps.end(&mut detector, talk.now)[0].phase, Phase::Start);
         sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK));

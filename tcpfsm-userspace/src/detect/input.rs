@@ -175,4 +175,6 @@ pub struct SweepEnd<'a> {
     pub counters: &'a Counters,
     /// What the kernel counted per service since each first answered.
     pub services: &'a [(ServiceKey, ServiceRecord)],
+    /// Of these, whose SYNs were sent again because the accept queue is full, as the listener itself says.
+    pub full_queues: &'a [ServiceKey],
 }

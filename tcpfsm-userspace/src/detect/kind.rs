@@ -179,7 +179,7 @@ impl AnomalyKind {
             Self::ConnectTimeout => "connection requests without an answer",
             Self::ConnectUnreachable => "unreachable connection requests",
             Self::HandshakeAborted => "aborted handshakes",
-            Self::AcceptQueueOverflow => "SYN-ACKs sent again to clients that had completed the handshake",
+            Self::AcceptQueueOverflow => "SYNs and SYN-ACKs sent again for want of room in the accept queue",
             Self::HandshakeRetransmission => "SYNs and SYN-ACKs sent again",
             Self::ConnectionAborted => "aborted connections",
             Self::RstStorm => "resets",

@@ -5,7 +5,7 @@
 //! ```text
 //!   input.rs    what goes in        finding.rs  what comes out        kind.rs  every kind
 //!   dwell.rs    ends too long in a state or a condition ─┐
-//!   rates.rs    too many events of a kind in a window  ──┤
+//!   rates.rs    too many events of a kind in a window  ──┤   (bases.rs: a share of what?)
 //!     handshake.rs resets.rs illegal.rs floods.rs        ├─► ongoing.rs  begins, goes on, ends; rate-limited
 //!   services.rs SYN floods, full accept queues: by what the kernel counted per service
 //!   scan.rs peer_gone.rs leak.rs time_wait.rs rtx.rs ────┤
@@ -14,6 +14,7 @@
 //!
 //! Memory is bounded everywhere; what found no room is counted ([`Detector::overflow`]).
 
+mod bases;
 mod dwell;
 mod finding;
 mod floods;
@@ -85,7 +86,7 @@ pub struct Repeats {
 pub fn all(config: &Config, repeats: Repeats, local_ports: u64) -> Vec<Box<dyn Detector>> {
     let rules = &config.detect;
     let mut detectors: Vec<Box<dyn Detector>> = vec![
-        Box::new(peer_gone::PeerGone::new(rules, repeats)),
+        Box::new(peer_gone::PeerGone::new(rules)),
         Box::new(rates::Rates::new(rules, &[handshake::SPECS, resets::SPECS, illegal::SPECS, floods::SPECS])),
         Box::new(scan::PortScan::new(rules)),
         Box::new(services::Services::new(rules)),

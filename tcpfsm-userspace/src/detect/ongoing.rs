@@ -84,13 +84,17 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
             there.insert(group);
             let room = groups.len() < MAX_GROUPS;
             match groups.entry(group) {
-                Entry::Occupied(mut known) => {
-                    let life = known.get_mut();
-                    life.last = present;
+                Entry::Occupied(mut entry) => {
+                    let life = entry.get_mut();
+                    // How it is done may show later than that it is done, and is not forgotten.
+                    let known = life.last.technique;
+                    let explained = known.is_none() && present.technique.is_some();
+                    life.last = Present { technique: present.technique.or(known), ..present };
                     life.peak = life.peak.max(present.count);
                     let doubled = present.count >= life.reported_count.saturating_mul(2);
-                    if doubled || now.saturating_sub(life.reported_at) >= life.repeat {
-                        if !doubled {
+                    let due = now.saturating_sub(life.reported_at) >= life.repeat;
+                    if doubled || explained || due {
+                        if due && !doubled {
                             life.repeat = life.repeat.saturating_mul(2).min(LONGEST_REPEAT_NS);
                         }
                         life.reported_count = present.count;
@@ -194,6 +198,37 @@ mod tests {
 
     fn there(count: u64) -> Vec<(u8, Present)> {
         if count == 0 { vec![] } else { vec![(1, Present::new(count, dwelling(1)))] }
+    }
+
+    /// The table of docs/anomalies.md says how much each kind matters.
+    #[test]
+    fn the_page_says_the_severities() {
+        let page = include_str!("../../../docs/anomalies.md");
+        for kind in AnomalyKind::ALL {
+            let begin = format!("| `{}` |", kind.name());
+            let row = page.lines().find(|line| line.starts_with(&begin)).unwrap();
+            let said = row.split(" | ").nth(3).unwrap();
+            let (least, most) = (severity(kind, 1), severity(kind, u64::MAX));
+            if least == most {
+                assert_eq!(said, least.name(), "{row}");
+            } else {
+                let from: u64 = said.strip_prefix("warning; critical from ").unwrap().parse().unwrap();
+                let around = [severity(kind, from - 1), severity(kind, from)];
+                assert_eq!(around, [Severity::Warning, Severity::Critical], "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn how_it_is_done_is_told_once_it_shows() {
+        let mut ongoing = Ongoing::new(AnomalyKind::SynFlood);
+        let done = |technique| [(1, Present { technique, ..Present::new(500, dwelling(1)) })];
+        assert_eq!(ongoing.update(0, done(None))[0].technique, None);
+        let [update] = ongoing.update(SECOND, done(Some("backlog")))[..] else { panic!("one update") };
+        assert_eq!((update.phase, update.technique), (Phase::Update, Some("backlog")));
+        assert_eq!(ongoing.update(2 * SECOND, done(Some("syn_cookies"))), [], "until the next");
+        let [end] = ongoing.update(3 * SECOND, [])[..] else { panic!("one end") };
+        assert_eq!(end.technique, Some("syn_cookies"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One end is gone, and the other does not know it: a peer that crashed, was unplugged, or began anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use tcpfsm_common::{
     abi::{Conditions, EventKind},
@@ -11,8 +11,8 @@ use tcpfsm_common::{
 };
 
 use super::{
-    AnomalyKind, Detector, Finding, Repeats, Seen, SweepEnd,
-    members::{Group, MAX_MEMBERS, Members},
+    AnomalyKind, Detector, Finding, Seen, SweepEnd,
+    members::{EVERY_SWEEP, Group, MAX_MEMBERS, Members},
     ongoing::{Ongoing, Present},
     rates::{Hit, Rates, Spec, no_base},
 };
@@ -56,48 +56,54 @@ pub(super) struct PeerGone {
     unanswered: Members,
     ongoing: Ongoing<Group>,
     told: Rates,
-    /// Ends with nothing outstanding, and when they were seen to send last: one segment without an answer may be
-    /// a window update, which needs none.
-    probing: HashMap<(FlowKey, End), (u64, u32)>,
-    patience: u32,
+    probing: HashMap<(FlowKey, End), Probe>,
     overflow: u64,
 }
 
+/// An end that waits for an answer, as it was seen first.
+struct Probe {
+    /// When it had sent last.
+    sent: u64,
+    /// When its peer had been heard last.
+    heard: u64,
+    /// The sweep that named it last.
+    sweep: u32,
+}
+
 impl PeerGone {
-    pub(super) fn new(rules: &Rules, repeats: Repeats) -> Self {
+    pub(super) fn new(rules: &Rules) -> Self {
         Self {
             rule: rules[AnomalyKind::PeerGone],
-            unanswered: Members::new(repeats.conditions),
+            unanswered: Members::new(EVERY_SWEEP),
             ongoing: Ongoing::new(AnomalyKind::PeerGone),
             told: Rates::new(rules, &[SPECS]),
             probing: HashMap::new(),
-            patience: repeats.conditions.saturating_mul(20),
             overflow: 0,
         }
     }
 
-    /// Whether silence is no answer: data is outstanding, or this is the second probe.
+    /// Whether silence is no answer. Nothing was heard for the threshold; and what was sent into that silence, it may
+    /// be after a long rest, was seen half of that ago, and has been sent again since. A single segment may be a
+    /// window update, which needs no answer, or its answer may have been missed.
     fn is_due(&mut self, seen: &Seen<'_>, end: End) -> bool {
         let Some(sight) = seen.sight() else { return false };
         let at = end as usize & 1;
-        if sight.unacked[at] != 0 {
-            return true;
-        }
+        let (sent, heard) = (sight.seen[at], sight.seen[at ^ 1]);
         let room = self.probing.len() < MAX_MEMBERS;
-        match self.probing.get_mut(&(seen.key(), end)) {
-            Some((first, sweep)) => {
-                *sweep = seen.sweep;
-                *first < sight.seen[at]
-            }
-            None if room => {
-                self.probing.insert((seen.key(), end), (sight.seen[at], seen.sweep));
-                false
-            }
-            None => {
+        let probe = match self.probing.entry((seen.key(), end)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) if room => new.insert(Probe { sent, heard, sweep: seen.sweep }),
+            Entry::Vacant(_) => {
                 self.overflow += 1;
-                false
+                return false;
             }
+        };
+        if probe.heard != heard {
+            *probe = Probe { sent, heard, sweep: seen.sweep };
         }
+        probe.sweep = seen.sweep;
+        let (now, after) = (seen.event().time, self.rule.after_ns());
+        sent > probe.sent && now.saturating_sub(heard) >= after && now.saturating_sub(probe.sent) >= after / 2
     }
 
     fn forget(&mut self, key: &FlowKey, end: End) {
@@ -124,7 +130,9 @@ impl Detector for PeerGone {
                     } else if self.is_due(seen, end) {
                         let last_heard = seen.sight().map_or(0, |sight| sight.seen[end.other() as usize & 1]);
                         let dwelling = seen.dwelling(end, seen.after().state(end), last_heard);
-                        self.unanswered.insert(&dwelling, seen.sweep);
+                        self.unanswered.insert(&dwelling, seen.sweep, seen.event().time);
+                    } else {
+                        self.unanswered.remove(&key, end);
                     }
                 }
             }
@@ -140,10 +148,11 @@ impl Detector for PeerGone {
     }
 
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
-        let Self { rule, unanswered, ongoing, told, probing, patience, .. } = self;
-        probing.retain(|_, (_, named)| sweep.number.wrapping_sub(*named) <= *patience);
+        let Self { rule, unanswered, ongoing, told, probing, .. } = self;
+        // Every sweep names them: one that was not named twice was answered, or is gone.
+        probing.retain(|_, probe| sweep.number.wrapping_sub(probe.sweep) <= 1);
         let present: Vec<_> = unanswered
-            .grouped(sweep.now, sweep.number, 0)
+            .grouped(sweep.number, 0)
             .into_iter()
             .filter(|(group, present)| present.count >= rule.least() || ongoing.is_going_on(group))
             .map(|(group, present)| (group, Present { technique: Some("unanswered"), ..present }))
@@ -165,16 +174,13 @@ impl Detector for PeerGone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        detect::tests::{REPEATS, Sweeps},
-        pipeline::synthetic::Conversation,
-    };
+    use crate::{detect::tests::Sweeps, pipeline::synthetic::Conversation};
 
     const SECOND: u64 = 1_000_000_000;
 
     fn detector() -> PeerGone {
         let rules = Rules::default().with(AnomalyKind::PeerGone, |rule| rule.count = Some(1));
-        PeerGone::new(&rules, REPEATS)
+        PeerGone::new(&rules)
     }
 
     #[test]
@@ -183,14 +189,59 @@ mod tests {
         let mut talk = Conversation::new();
         talk.handshake();
         let heard = talk.now;
-        talk.now += 40 * SECOND;
-        talk.segment(End::Low, TcpFlags::ACK, 100);
-        sweeps.tell(&mut detector, &talk.stuck(Conditions::UNANSWERED));
-        let [start] = sweeps.end(&mut detector, talk.now)[..] else { panic!("one") };
+        // Sent again after twice as long each time, and swept every five seconds.
+        let found = unanswered(&mut detector, &mut sweeps, &mut talk, &[6_200, 12_600, 25_400], 10..=35);
+        let [start] = found[..] else { panic!("{found:?}") };
         assert_eq!((start.technique, start.oldest.end), (Some("unanswered"), End::Low));
         assert!(start.oldest.since <= heard, "since it was last heard of");
+        assert_eq!((start.time - heard) / SECOND, 30, "not when it is sent again next");
         sweeps.tell(&mut detector, &talk.stuck(0));
         assert_eq!(sweeps.end(&mut detector, talk.now).len(), 1, "over");
+    }
+
+    #[test]
+    fn one_that_rested_has_time_to_answer() {
+        let (mut detector, mut sweeps) = (detector(), Sweeps::default());
+        let mut talk = Conversation::new();
+        talk.handshake();
+        let heard = talk.now;
+        let sent = [600_000, 600_200, 600_600, 601_400, 603_000, 606_200, 612_600];
+        let found = unanswered(&mut detector, &mut sweeps, &mut talk, &sent, 601..=625);
+        let [start] = found[..] else { panic!("{found:?}") };
+        assert_eq!((start.time - heard) / SECOND, 616, "seen at 601, and half of the threshold later");
+    }
+
+    #[test]
+    fn whoever_answers_now_and_then_is_not_gone() {
+        let (mut detector, mut sweeps) = (detector(), Sweeps::default());
+        let mut talk = Conversation::new();
+        talk.handshake();
+        for _ in 0..10 {
+            let quiet = unanswered(&mut detector, &mut sweeps, &mut talk, &[8_000, 16_000], 8..=23);
+            assert_eq!(quiet, []);
+            talk.segment(End::High, TcpFlags::ACK, 0);
+        }
+    }
+
+    /// What is found while the low end sends at these milliseconds, in sweeps at every fifth of these seconds.
+    fn unanswered(
+        detector: &mut PeerGone,
+        sweeps: &mut Sweeps,
+        talk: &mut Conversation,
+        sent: &[u64],
+        seconds: std::ops::RangeInclusive<u64>,
+    ) -> Vec<Finding> {
+        let (start, mut sent, mut found) = (talk.now, sent.iter().peekable(), Vec::new());
+        for second in seconds.step_by(5) {
+            while let Some(millisecond) = sent.next_if(|millisecond| **millisecond <= second * 1_000) {
+                talk.now = start + millisecond * 1_000_000;
+                talk.segment(End::Low, TcpFlags::PSH | TcpFlags::ACK, 100);
+            }
+            talk.now = start + second * SECOND;
+            sweeps.tell(detector, &talk.stuck(Conditions::UNANSWERED));
+            found.extend(sweeps.end(detector, talk.now));
+        }
+        found
     }
 
     #[test]
@@ -198,14 +249,14 @@ mod tests {
         let (mut detector, mut sweeps) = (detector(), Sweeps::default());
         let mut talk = Conversation::new();
         talk.handshake();
-        for found in [0, 0, 1] {
-            sweeps.tell(&mut detector, &talk.stuck(Conditions::UNANSWERED));
-            assert_eq!(sweeps.end(&mut detector, talk.now).len(), found);
-            if found == 0 && detector.probing.values().all(|(_, sweep)| *sweep > 1) {
-                talk.now += 75 * SECOND;
+        for (seconds, probes, found) in [(40, true, 0), (5, false, 0), (75, true, 1)] {
+            talk.now += seconds * SECOND;
+            if probes {
                 talk.renumber([1_000, 5_001]);
                 talk.segment(End::Low, TcpFlags::ACK, 0);
             }
+            sweeps.tell(&mut detector, &talk.stuck(Conditions::UNANSWERED));
+            assert_eq!(sweeps.end(&mut detector, talk.now).len(), found, "{seconds}");
         }
     }
 

@@ -5,8 +5,10 @@ use std::{
     net::SocketAddr,
 };
 
+pub(super) use super::bases::Base;
 use super::{
     AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
+    bases::{BaseOf, Bases},
     finding::permille,
     ongoing::{MAX_GROUPS, Ongoing, Present},
     window::Window,
@@ -21,9 +23,8 @@ pub(super) struct Spec {
     pub(super) kind: AnomalyKind,
     /// One of these, if it counts: whose it is, and how many it stands for.
     pub(super) hit: fn(&Seen<'_>) -> Option<Hit>,
-    /// The same for what the share is judged by. Counted only where there have been hits: so nothing is
-    /// remembered of what is healthy.
-    pub(super) base: fn(&Seen<'_>) -> Base,
+    /// The same for what the share is of. Kinds whose rule has no share need none.
+    pub(super) base: BaseOf,
     /// Whether the hits are part of the base, or come on top of it.
     pub(super) base_has_hits: bool,
     /// Whether the group is a source, rather than a service.
@@ -31,9 +32,6 @@ pub(super) struct Spec {
     /// How it is noticed, where a kind has several ways.
     pub(super) technique: Option<&'static str>,
 }
-
-/// What counts towards the base: of which groups, and how many.
-pub(super) type Base = [Option<(SocketAddr, u64)>; 2];
 
 /// Something that counts.
 pub(super) struct Hit {
@@ -58,12 +56,16 @@ pub(super) const fn any_port(address: std::net::IpAddr) -> SocketAddr {
 /// The detector of all these kinds.
 pub(super) struct Rates {
     kinds: Vec<Rate>,
+    /// What was before the first hit; kinds that share the count and the window share these.
+    bases: Vec<Bases>,
     overflow: u64,
 }
 
 struct Rate {
     spec: &'static Spec,
     rule: Rule,
+    /// Which of the bases is its own.
+    base: Option<usize>,
     tallies: HashMap<SocketAddr, Tally>,
     ongoing: Ongoing<SocketAddr>,
 }
@@ -78,18 +80,24 @@ struct Tally {
 
 impl Rates {
     pub(super) fn new(rules: &Rules, specs: &[&'static [Spec]]) -> Self {
+        let mut bases: Vec<Bases> = Vec::new();
         let kinds = specs
             .iter()
             .flat_map(|specs| specs.iter())
-            .map(|spec| Rate {
-                spec,
-                rule: rules[spec.kind],
-                tallies: HashMap::new(),
-                ongoing: Ongoing::new(spec.kind),
+            .filter(|spec| rules[spec.kind].enabled)
+            .map(|spec| {
+                let rule = rules[spec.kind];
+                let base = rule.percent.map(|_| {
+                    let shared = bases.iter().position(|base| base.is(spec.base, rule.window_ns()));
+                    shared.unwrap_or_else(|| {
+                        bases.push(Bases::new(spec.base, rule.window_ns()));
+                        bases.len() - 1
+                    })
+                });
+                Rate { spec, rule, base, tallies: HashMap::new(), ongoing: Ongoing::new(spec.kind) }
             })
-            .filter(|rate| rate.rule.enabled)
             .collect();
-        Self { kinds, overflow: 0 }
+        Self { kinds, bases, overflow: 0 }
     }
 }
 
@@ -114,12 +122,16 @@ impl Detector for Rates {
     }
 
     fn seen(&mut self, seen: &Seen<'_>) {
-        for rate in &mut self.kinds {
-            rate.seen(seen, &mut self.overflow);
+        let Self { kinds, bases, overflow } = self;
+        for rate in kinds {
+            rate.seen(seen, bases, overflow);
         }
+        // After the kinds: a first hit that is part of its base would count twice.
+        bases.iter_mut().for_each(|base| base.seen(seen));
     }
 
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
+        self.bases.iter_mut().for_each(|base| base.swept(sweep.now));
         self.kinds.iter_mut().flat_map(|rate| rate.swept(sweep.now)).collect()
     }
 
@@ -128,20 +140,22 @@ impl Detector for Rates {
     }
 
     fn overflow(&self) -> u64 {
-        self.overflow + self.kinds.iter().map(|rate| rate.ongoing.overflow()).sum::<u64>()
+        let kinds = self.kinds.iter().map(|rate| rate.ongoing.overflow());
+        self.overflow + kinds.chain(self.bases.iter().map(Bases::overflow)).sum::<u64>()
     }
 }
 
 impl Rate {
-    fn seen(&mut self, seen: &Seen<'_>, overflow: &mut u64) {
-        let Self { spec, rule, tallies, .. } = self;
+    fn seen(&mut self, seen: &Seen<'_>, bases: &[Bases], overflow: &mut u64) {
+        let Self { spec, rule, base, tallies, .. } = self;
         let (time, length) = (seen.event().time, rule.window_ns());
         if let Some(Hit { group, weight, example }) = (spec.hit)(seen) {
             let room = tallies.len() < MAX_TALLIES;
             let tally = match tallies.entry(group) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) if room => {
-                    new.insert(Tally { hits: Window::default(), base: Window::default(), example })
+                    let before = base.and_then(|base| bases.get(base)).map(|base| base.of_group(&group));
+                    new.insert(Tally { hits: Window::default(), base: before.unwrap_or_default(), example })
                 }
                 Entry::Vacant(_) => {
                     *overflow += 1;
@@ -150,7 +164,7 @@ impl Rate {
             };
             tally.hits.add(time, length, weight);
         }
-        if tallies.is_empty() {
+        if base.is_none() || tallies.is_empty() {
             return;
         }
         for (group, weight) in (spec.base)(seen).into_iter().flatten() {
@@ -161,7 +175,7 @@ impl Rate {
     }
 
     fn swept(&mut self, now: u64) -> Vec<Finding> {
-        let Self { spec, rule, tallies, ongoing } = self;
+        let Self { spec, rule, tallies, ongoing, .. } = self;
         let length = rule.window_ns();
         let mut present = Vec::new();
         tallies.retain(|group, tally| {
@@ -198,12 +212,13 @@ mod tests {
     use super::*;
     use crate::{
         detect::{
-            handshake,
+            handshake, illegal, resets,
             tests::{Sweeps, refused},
         },
         pipeline::synthetic::{Conversation, RESP},
         report::Phase,
     };
+    use tcpfsm_common::{flow::End, segment::TcpFlags};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -254,15 +269,35 @@ mod tests {
         assert_eq!(sweeps.end(&mut rates, 3 * SECOND).len(), 1, "40 of 70");
     }
 
-    #[test]
-    fn what_is_healthy_is_not_remembered() {
-        let (mut rates, sweeps) = (rates(), Sweeps::default());
-        for port in 1..100 {
-            Conversation::from_port(port)
-                .ordinary_life()
-                .iter()
-                .for_each(|seen| sweeps.tell(&mut rates, seen));
+    /// What `wrk` does when its time is over: it resets all connections at once, the last of thousands.
+    fn aborts(good: u16, bad: u16) -> Vec<Finding> {
+        let (mut rates, mut sweeps) = (Rates::new(&Rules::default(), &[resets::SPECS]), Sweeps::default());
+        for port in 1..=good {
+            let life = Conversation::from_port(port).ordinary_life();
+            life.iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+            if port % 1_000 == 0 {
+                assert_eq!(sweeps.end(&mut rates, SECOND), []);
+            }
         }
-        assert!(rates.kinds.iter().all(|rate| rate.tallies.is_empty()));
+        for port in 1..=bad {
+            let mut talk = Conversation::from_port(20_000 + port);
+            talk.handshake().iter().for_each(|seen| sweeps.tell(&mut rates, seen));
+            sweeps.tell(&mut rates, &talk.segment(End::Low, TcpFlags::RST | TcpFlags::ACK, 0));
+        }
+        sweeps.end(&mut rates, 2 * SECOND)
+    }
+
+    #[test]
+    fn the_whole_is_what_was_before_the_first_hit_too() {
+        assert_eq!(aborts(10_000, 31), []);
+        let [start] = aborts(9, 31)[..] else { panic!("one") };
+        assert_eq!((start.kind, start.count), (AnomalyKind::ConnectionAborted, 31));
+        assert_eq!(start.permille, Some(775), "31 of 40");
+    }
+
+    #[test]
+    fn kinds_with_the_same_whole_share_it() {
+        assert_eq!(rates().bases.len(), 2, "three of a minute, and connect_timeout");
+        assert_eq!(Rates::new(&Rules::default(), &[illegal::SPECS]).bases.len(), 0);
     }
 }

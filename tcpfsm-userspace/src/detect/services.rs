@@ -3,12 +3,12 @@
 //! A flood is judged by how many handshakes hang and how few complete, never by the rate of SYNs: a crowd of
 //! clients completes what it begins.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::collections::HashMap;
 
 use tcpfsm_common::{
     abi::{ServiceKey, ServiceRecord},
     fact::Fact,
-    flow::{End, FlowKey, FlowKey4, FlowKey6},
+    flow::End,
     fsm::State,
 };
 
@@ -73,12 +73,11 @@ impl Services {
         }
     }
 
-    fn example(&self, which: usize, key: &ServiceKey, state: State, now: u64) -> Dwelling {
-        let service = address(key);
-        match self.last.get(which).copied().flatten() {
-            Some(last) if last.service == service => last,
-            _ => nobody_at(key, state, now),
-        }
+    /// The first of these examples that is of the service.
+    fn example(&self, which: &[usize], key: &ServiceKey, state: State, now: u64) -> Dwelling {
+        let service = key.address();
+        let last = which.iter().filter_map(|&at| self.last.get(at).copied().flatten());
+        last.into_iter().find(|last| last.service == service).unwrap_or_else(|| nobody_at(key, state, now))
     }
 
     fn flood(&mut self, key: &ServiceKey, sweep: &SweepEnd<'_>) -> Option<Present> {
@@ -101,16 +100,19 @@ impl Services {
         let since = *track.hanging_since.get_or_insert(sweep.now);
         let answered_again = track.answered_again.sum(sweep.now, length);
         let technique = if answered < opened / 2 {
-            "backlog_full"
-        } else if answered_again == 0 && sweep.now.saturating_sub(since) >= COOKIES_SHOW_AFTER {
-            "syn_cookies"
+            Some("backlog_full")
+        } else if answered_again > 0 {
+            Some("backlog")
+        } else if sweep.now.saturating_sub(since) >= COOKIES_SHOW_AFTER {
+            Some("syn_cookies")
         } else {
-            "backlog"
+            // It does not show yet.
+            None
         };
         Some(Present {
-            technique: Some(technique),
+            technique,
             permille: Some(permille(completed, opened)),
-            ..Present::new(half_open, self.example(0, key, State::SynRecv, sweep.now))
+            ..Present::new(half_open, self.example(&[0], key, State::SynRecv, sweep.now))
         })
     }
 
@@ -118,7 +120,8 @@ impl Services {
         let length = self.queue.window_ns();
         let unaccepted = self.known.get_mut(key)?.unaccepted.sum(now, length);
         let wanted = wanted(&self.queue, self.queues.is_going_on(key));
-        (unaccepted >= wanted).then(|| Present::new(unaccepted, self.example(1, key, State::SynRecv, now)))
+        (unaccepted >= wanted)
+            .then(|| Present::new(unaccepted, self.example(&[1, 2], key, State::SynRecv, now)))
     }
 
     fn again(&mut self, key: &ServiceKey, now: u64) -> Option<Present> {
@@ -131,7 +134,7 @@ impl Services {
             again >= wanted(&self.again, going_on) && (going_on || self.again.is_share(again, requests));
         enough.then(|| Present {
             permille: Some(permille(again, requests.max(again))),
-            ..Present::new(again, self.example(2, key, State::SynRecv, now))
+            ..Present::new(again, self.example(&[2], key, State::SynRecv, now))
         })
     }
 }
@@ -142,7 +145,13 @@ fn wanted(rule: &Rule, going_on: bool) -> u64 {
 
 impl Track {
     /// Adds what was counted since the last sweep.
-    fn advance(&mut self, now: u64, record: &ServiceRecord, [flood, queue, again]: [u64; 3]) {
+    fn advance(
+        &mut self,
+        now: u64,
+        record: &ServiceRecord,
+        queue_is_full: bool,
+        [flood, queue, again]: [u64; 3],
+    ) {
         let before = self.record;
         // One that was evicted and came back begins anew.
         let before = if record.opened < before.opened { ServiceRecord::default() } else { before };
@@ -153,9 +162,11 @@ impl Track {
         self.answered.add(now, flood, passed(|record| record.answered));
         self.completed.add(now, flood, passed(|record| record.established).saturating_sub(unaccepted));
         self.answered_again.add(now, flood, passed(|record| record.synack_rtx));
-        self.unaccepted.add(now, queue, unaccepted);
+        // What it does not take after the handshake, and what it does not even answer.
+        let syn_rtx = passed(|record| record.syn_rtx);
+        self.unaccepted.add(now, queue, unaccepted + if queue_is_full { syn_rtx } else { 0 });
         self.requests.add(now, again, opened);
-        self.again.add(now, again, passed(|record| record.syn_rtx) + passed(|record| record.synack_rtx));
+        self.again.add(now, again, syn_rtx + passed(|record| record.synack_rtx));
         self.record = *record;
     }
 }
@@ -184,7 +195,7 @@ impl Detector for Services {
         let mut now_there = HashMap::with_capacity(sweep.services.len());
         for (key, record) in sweep.services {
             let mut track = self.known.remove(key).unwrap_or_default();
-            track.advance(sweep.now, record, lengths);
+            track.advance(sweep.now, record, sweep.full_queues.contains(key), lengths);
             now_there.insert(*key, track);
         }
         // What is left was there and is no more: the map needed the room.
@@ -223,29 +234,16 @@ impl Detector for Services {
     }
 }
 
-/// The service's address.
-fn address(key: &ServiceKey) -> SocketAddr {
-    flow_key(key).socket_addr(End::High)
-}
-
-/// A flow of which only the service is known.
-fn flow_key(&ServiceKey { addr, port, family, scope }: &ServiceKey) -> FlowKey {
-    match family {
-        4 => FlowKey::V4(FlowKey4 { addr: [0, addr[0]], port: [0, port], scope }),
-        _ => FlowKey::V6(FlowKey6 { addr: [[0; 4], addr], port: [0, port], scope }),
-    }
-}
-
 /// The service itself, where no flow is at hand to stand for it.
 fn nobody_at(key: &ServiceKey, state: State, now: u64) -> Dwelling {
     Dwelling {
-        key: flow_key(key),
+        key: key.flow(),
         end: End::High,
         side: Side::Resp,
         state,
         confirmed: false,
         since: now,
-        service: address(key),
+        service: key.address(),
         ifindex: 0,
     }
 }
@@ -262,12 +260,22 @@ mod tests {
         ServiceKey { addr: [u32::from_ne_bytes([10, 0, 0, 2]), 0, 0, 0], port: 80, family: 4, scope: 0 };
 
     fn judge(services: &mut Services, second: u32, record: ServiceRecord) -> Vec<Finding> {
+        judge_with(services, second, record, &[])
+    }
+
+    fn judge_with(
+        services: &mut Services,
+        second: u32,
+        record: ServiceRecord,
+        full_queues: &[ServiceKey],
+    ) -> Vec<Finding> {
         let record = ServiceRecord { sweep: second, ..record };
         services.swept(&SweepEnd {
             now: u64::from(second) * SECOND,
             number: second,
             counters: &Counters::ZERO,
             services: &[(KEY, record)],
+            full_queues,
         })
     }
 
@@ -311,18 +319,21 @@ mod tests {
 
     #[test]
     fn cookies_show_by_what_is_not_sent_again() {
-        for (rtx, technique) in [(0, "syn_cookies"), (50, "backlog")] {
+        for (rtx, told) in [
+            // As many each time: no update is due but the one that says how.
+            (0, [Some(None), None, None, Some(Some("syn_cookies")), None]),
+            (50, [Some(None), Some(Some("backlog")), None, None, None]),
+        ] {
             let mut services = Services::new(&Rules::default());
-            for second in 1..5 {
+            for (second, told) in (1..).zip(told) {
                 let opened = u64::from(second) * 1_000;
                 let record = ServiceRecord {
-                    synack_rtx: rtx * u64::from(second),
-                    ..flood(opened, opened, 0, second * 1_000)
+                    synack_rtx: rtx * u64::from(second - 1),
+                    ..flood(opened, opened, 0, 1_000)
                 };
                 let findings = judge(&mut services, second, record);
-                if second == 4 {
-                    assert_eq!(findings[0].technique, Some(technique), "{findings:?}");
-                }
+                let found = findings.iter().find(|finding| finding.kind == AnomalyKind::SynFlood);
+                assert_eq!(found.map(|finding| finding.technique), told, "{second}: {findings:?}");
             }
         }
     }
@@ -343,10 +354,29 @@ mod tests {
     }
 
     #[test]
+    fn syns_that_a_full_queue_drops_are_told_too() {
+        for (full_queues, told) in [(&[][..], false), (&[KEY][..], true)] {
+            let mut services = Services::new(&Rules::default());
+            let record = |syn_rtx| ServiceRecord { syn_rtx, ..flood(10 + syn_rtx, 10, 10, 0) };
+            judge(&mut services, 1, record(0));
+            let findings = judge_with(&mut services, 2, record(5), full_queues);
+            let found: Vec<_> = findings.iter().map(|finding| (finding.kind, finding.count)).collect();
+            let due = told.then_some((AnomalyKind::AcceptQueueOverflow, 5));
+            assert_eq!(found, Vec::from_iter(due), "{findings:?}");
+        }
+    }
+
+    #[test]
     fn services_that_vanish_are_counted() {
         let mut services = Services::new(&Rules::default());
         judge(&mut services, 1, flood(1, 1, 1, 0));
-        let empty = SweepEnd { now: 2 * SECOND, number: 2, counters: &Counters::ZERO, services: &[] };
+        let empty = SweepEnd {
+            now: 2 * SECOND,
+            number: 2,
+            counters: &Counters::ZERO,
+            services: &[],
+            full_queues: &[],
+        };
         services.swept(&empty);
         assert_eq!(services.overflow(), 1);
     }

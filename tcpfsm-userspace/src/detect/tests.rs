@@ -60,7 +60,7 @@ impl Sweeps {
     pub(super) fn end(&mut self, detector: &mut dyn Detector, now: u64) -> Vec<Finding> {
         let number = self.number;
         self.number += 1;
-        detector.swept(&SweepEnd { now, number, counters: &self.counters, services: &[] })
+        detector.swept(&SweepEnd { now, number, counters: &self.counters, services: &[], full_queues: &[] })
     }
 }
 

@@ -7,7 +7,7 @@ use tcpfsm_common::{abi::EventKind, flow::End};
 
 use super::{
     AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
-    members::{Group, Members},
+    members::{EVERY_SWEEP, Group, Members},
     ongoing::Ongoing,
 };
 use crate::config::{Rule, Rules};
@@ -28,7 +28,7 @@ impl ViewMismatch {
         Self {
             rule: rules[AnomalyKind::ViewMismatch],
             // Whoever is not named in two comparisons running agrees again.
-            differing: Members::new(0),
+            differing: Members::new(EVERY_SWEEP),
             ongoing: Ongoing::new(AnomalyKind::ViewMismatch),
             comparison: 0,
         }
@@ -38,7 +38,8 @@ impl ViewMismatch {
     pub fn compared(&mut self, differing: impl IntoIterator<Item = Dwelling>) {
         self.comparison = self.comparison.wrapping_add(1);
         for dwelling in differing {
-            self.differing.insert(&dwelling, self.comparison);
+            // How long it lasts is not asked: whoever compares waits until it does.
+            self.differing.insert(&dwelling, self.comparison, dwelling.since);
         }
     }
 }
@@ -65,7 +66,7 @@ impl Detector for ViewMismatch {
             return Vec::new();
         }
         let present: Vec<_> = differing
-            .grouped(sweep.now, *comparison, 0)
+            .grouped(*comparison, 0)
             .into_iter()
             .filter(|(group, present)| present.count >= rule.least() || ongoing.is_going_on(group))
             .collect();

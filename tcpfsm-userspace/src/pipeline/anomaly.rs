@@ -65,3 +65,84 @@ pub(crate) fn anomaly(
         unowned,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, SocketAddr},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        clock::monotonic_ns,
+        detect::{AnomalyKind, Dwelling},
+        owner::{OwnerLookup, Proc, WhyUnowned},
+        pipeline::synthetic::{Conversation, RESP},
+        report::{Phase, Severity},
+    };
+    use tcpfsm_common::flow::End;
+
+    /// A host whose one socket, the responder's, is in this state.
+    struct HostWith(State);
+
+    impl OwnerLookup for HostWith {
+        fn is_local(&self, address: IpAddr) -> bool {
+            address == RESP.ip()
+        }
+
+        fn ownership(&mut self, _: SocketAddr, _: SocketAddr) -> Ownership {
+            Proc { pid: 7, ..Proc::default() }.into()
+        }
+
+        fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<State> {
+            Some(self.0)
+        }
+
+        fn degraded(&self) -> Option<String> {
+            None
+        }
+    }
+
+    /// What is reported of an end that the wire has in `wire` and its socket in `socket`.
+    fn reported(end: End, wire: State, socket: State) -> Anomaly {
+        let key = Conversation::new().key;
+        let side = if end == End::Low { Side::Orig } else { Side::Resp };
+        let oldest =
+            Dwelling { key, end, side, state: wire, confirmed: true, since: 0, service: RESP, ifindex: 1 };
+        let finding = Finding {
+            kind: AnomalyKind::RstInjection,
+            phase: Phase::Start,
+            severity: Severity::Critical,
+            count: 1,
+            peak: 1,
+            first_seen: 1,
+            time: monotonic_ns(),
+            oldest,
+            source: None,
+            technique: None,
+            permille: None,
+        };
+        let mut owners = Owners::new(Box::new(HostWith(socket)), Duration::from_secs(1));
+        anomaly(&finding, &mut owners, "lo".into(), WallClock::now())
+    }
+
+    #[test]
+    fn whose_it_is_the_socket_says_not_the_wire() {
+        let told = |wire, socket| {
+            let Anomaly { proc, unowned, .. } = reported(End::High, wire, socket);
+            (proc.map(|proc| proc.pid), unowned.map(|unowned| unowned.why))
+        };
+        // A forged reset that the receiver's firewall dropped: the program still has it.
+        assert_eq!(told(State::Closed, State::Established), (Some(7), None));
+        assert_eq!(told(State::TimeWait, State::Established), (Some(7), None));
+        assert_eq!(told(State::Established, State::TimeWait), (None, Some(WhyUnowned::TimeWait)));
+    }
+
+    #[test]
+    fn the_other_ends_owner_is_elsewhere() {
+        let Anomaly { proc, unowned, kernel_state, .. } =
+            reported(End::Low, State::CloseWait, State::CloseWait);
+        assert_eq!((proc, unowned, kernel_state), (None, None, None));
+    }
+}

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpfsm_common::abi::SweepRequest;
+use tcpfsm_common::abi::{ServiceKey, SweepRequest};
 use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
@@ -51,7 +51,7 @@ const MAX_STEPS: usize = 64;
 /// The sweep repeats itself about a stuck flow after this long.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// And about a flow in another condition: its end makes no event, so the silence about it must tell.
+/// And about a flow in a lasting condition: its end makes no event, so the silence about it must tell.
 const CONDITION_REPEAT: Duration = Duration::from_secs(15);
 
 /// Retransmissions of one end below which their share says nothing.
@@ -97,6 +97,7 @@ struct Swept {
     background: Background,
     found: Result<Sweep>,
     took: Duration,
+    full_queues: Vec<ServiceKey>,
     compared: Result<Option<Round>>,
 }
 
@@ -160,12 +161,12 @@ impl Engine {
                 }
                 swept = finished(&mut sweeping), if sweeping.is_some() => {
                     sweeping = None;
-                    if let Some(Swept { background, found, took, compared }) = swept {
+                    if let Some(Swept { background, found, took, full_queues, compared }) = swept {
                         resting = Some(background);
                         // What the sweep found is in the ring; the detectors want it before they count.
                         self.drain().await;
                         self.compared(compared);
-                        self.swept(found, took);
+                        self.swept(found, took, &full_queues);
                     }
                     if let Some(names) = self.check_interfaces() {
                         break Ending::InterfacesGone(names);
@@ -217,8 +218,12 @@ impl Engine {
             let Background { sweeper, rounds } = &mut background;
             let found = sweeper.sweep(&request);
             let took = start.elapsed();
+            let full_queues = match (rounds.as_mut(), &found) {
+                (Some(rounds), Ok(sweep)) => rounds.full_queues(&sweep.services),
+                (None, _) | (_, Err(_)) => Vec::new(),
+            };
             let compared = rounds.as_mut().map_or(Ok(None), |rounds| rounds.compare(sweeper));
-            Swept { background, found, took, compared }
+            Swept { background, found, took, full_queues, compared }
         })
     }
 
@@ -237,7 +242,7 @@ impl Engine {
         }
     }
 
-    fn swept(&mut self, found: Result<Sweep>, took: Duration) {
+    fn swept(&mut self, found: Result<Sweep>, took: Duration, full_queues: &[ServiceKey]) {
         let Sweep { maps, services, counters, evicted } = match found {
             Ok(sweep) => sweep,
             Err(error) => {
@@ -250,7 +255,7 @@ impl Engine {
         self.sweep_failed = false;
         let SweepRequest { now, number, .. } = self.request;
         let mut findings = Vec::new();
-        let end = SweepEnd { now, number, counters: &counters, services: &services };
+        let end = SweepEnd { now, number, counters: &counters, services: &services, full_queues };
         for detector in &mut self.detectors {
             findings.extend(detector.swept(&end));
         }

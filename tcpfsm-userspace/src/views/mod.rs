@@ -5,6 +5,7 @@
 //!                      coverage.rs: those whose segments pass a watched interface
 //!   later   flow maps ─► rounds.rs ─► sockets        a batch after each sweep, never longer than its budget
 //!                        compare.rs: what differs, and for how long
+//!                        queues.rs: listeners whose accept queue is full
 //! ```
 //!
 //! The wire is the measure and the sockets a second opinion. Where they differ for a while, that is shown and
@@ -13,6 +14,7 @@
 
 mod compare;
 mod coverage;
+mod queues;
 mod rounds;
 mod seed;
 

@@ -6,13 +6,16 @@ use std::{
 };
 
 use tcpfsm_common::{
-    abi::{CloseReason, Correction, FlowRecord, Tap, Verdict},
+    abi::{CloseReason, Correction, FlowRecord, ServiceKey, ServiceRecord, Tap, Verdict},
     flow::{End, FlowKey},
     fsm::State,
 };
 use tracing::debug;
 
-use super::compare::{Opinion, Views, without_socket};
+use super::{
+    compare::{Opinion, Views, without_socket},
+    queues::Queues,
+};
 use crate::{
     clock::monotonic_ns,
     error::Result,
@@ -78,6 +81,7 @@ pub struct Rounds {
     maps: Arc<FlowMaps>,
     cursor: Cursor,
     views: Views,
+    queues: Queues,
     budget: Duration,
     interval: Duration,
     next: Instant,
@@ -92,6 +96,7 @@ impl Rounds {
             maps,
             cursor: Cursor::default(),
             views: Views::default(),
+            queues: Queues::default(),
             budget: (interval / DUTY).clamp(BUDGET[0], BUDGET[1]),
             interval,
             next: Instant::now(),
@@ -138,6 +143,11 @@ impl Rounds {
         let Round { mismatches, counts } = &round;
         debug!("compared with sockets: {counts:?}, {} differ, {:?}", mismatches.len(), started.elapsed());
         Ok(Some(round))
+    }
+
+    /// Services at which SYNs were sent again since the last sweep because their accept queue is full.
+    pub fn full_queues(&mut self, services: &[(ServiceKey, ServiceRecord)]) -> Vec<ServiceKey> {
+        self.queues.full(&mut self.host, services)
     }
 
     fn flow(

@@ -154,6 +154,14 @@ impl Stage {
         anomaly
     }
 
+    /// Waits until it is told how it is done, which may show later than that it is done.
+    pub(crate) fn shows(&self, kind: AnomalyKind, technique: &str) {
+        let is_it = |anomaly: &Anomaly| anomaly.anomaly == kind && anomaly.technique.is_some();
+        let shown = self.wait(Instant::now() + Duration::from_secs(10), &is_it);
+        let how = shown.and_then(|heard| heard.anomaly.technique);
+        assert_eq!(how.as_deref(), Some(technique), "{}: {:#?}", self.name, self.heard.lock().unwrap());
+    }
+
     /// Waits until it is reported to be over; gives how many it were at most.
     pub(crate) fn over(&self, kind: AnomalyKind) -> u64 {
         let over = self.wait(Instant::now() + Duration::from_secs(15), &|anomaly| {
