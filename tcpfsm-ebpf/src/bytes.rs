@@ -58,16 +58,14 @@ impl Source for TcContext {
 pub(crate) struct Linear<'a, C> {
     start: usize,
     end: usize,
-    /// Any number that the verifier does not know.
-    salt: usize,
     source: &'a C,
 }
 
 impl<'a> Linear<'a, XdpContext> {
     /// The first buffer of a frame: drivers leave the headers there, also of a multi-buffer frame.
     #[inline(always)]
-    pub(crate) fn of_xdp(ctx: &'a XdpContext, salt: usize) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), salt, source: ctx }
+    pub(crate) fn of_xdp(ctx: &'a XdpContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
     }
 }
 
@@ -75,12 +73,12 @@ impl<'a> Linear<'a, TcContext> {
     /// The linear part of an skb; headers that a driver left in fragments are pulled in first, which
     /// changes where the kernel keeps them, not what they say.
     #[inline(always)]
-    pub(crate) fn of_skb(ctx: &'a TcContext, salt: usize) -> Self {
+    pub(crate) fn of_skb(ctx: &'a TcContext) -> Self {
         let wanted = ctx.len().min(HEADERS);
         if ctx.data() + wanted as usize > ctx.data_end() {
             let _ = ctx.pull_data(wanted);
         }
-        Self { start: ctx.data(), end: ctx.data_end(), salt, source: ctx }
+        Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
     }
 }
 
@@ -110,13 +108,13 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
         TcpOptions { present, ..TcpOptions::default() }
     }
 
-    /// Adds a number that the verifier does not know, and takes it away again: it does not know the sum either.
+    /// Adds a number that the verifier does not know, the length, and takes it away again: it does not know the sum either.
     #[inline(always)]
     fn blur(&self, offset: usize, mask: usize) -> usize {
-        let mut blurred = offset;
+        let (mut blurred, salt) = (offset, self.end - self.start);
         // SAFETY: two registers, and the first is what it was.
         unsafe {
-            asm!("{0} += {1}", "{0} -= {1}", inout(reg) blurred, in(reg) self.salt, options(pure, nomem, nostack));
+            asm!("{0} += {1}", "{0} -= {1}", inout(reg) blurred, in(reg) salt, options(pure, nomem, nostack));
         }
         blurred & mask
     }

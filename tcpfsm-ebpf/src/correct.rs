@@ -32,9 +32,11 @@ pub fn tcpfsm_correct(_ctx: TcContext) -> i32 {
 fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bool {
     let (before, after) = (Verdict(request.before), Verdict(request.after));
     // A flow is in one of its two maps; while it moves to the other, this copy is marked and differs.
-    for record in [key.find_flow(), key.find_embryo()].into_iter().flatten() {
+    for (found, map) in [(key.find_flow(), K::FLOWS), (key.find_embryo(), K::EMBRYOS)] {
+        let Some(record) = found else { continue };
         // SAFETY: the maps gave the elements.
         if unsafe { flow_table::install(record, before, after) } {
+            stats::moved(counters, map, before, after);
             // SAFETY: as above.
             unsafe { tell(key, record, before, after, counters) };
             return true;

@@ -13,6 +13,7 @@ use tcpfsm_common::{
 
 use crate::{
     atomics::compare_exchange,
+    machine::tcpfsm_carry,
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6},
     stats,
     work::Work,
@@ -42,6 +43,11 @@ const EEXIST: i32 = -17;
 
 /// A key, and the two maps of its family.
 pub(crate) trait Key: EventKey + Copy + 'static {
+    /// The number of its flow map, as the sweep's reports and the books count them.
+    const FLOWS: usize;
+    /// The number of its embryonic map.
+    const EMBRYOS: usize;
+
     fn find_flow(&self) -> Option<*mut FlowRecord>;
     fn find_embryo(&self) -> Option<*mut FlowRecord>;
     fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
@@ -51,8 +57,11 @@ pub(crate) trait Key: EventKey + Copy + 'static {
 }
 
 macro_rules! key {
-    ($key:ty, $flows:ident, $embryos:ident) => {
+    ($key:ty, $flows:ident, $embryos:ident, $family:literal) => {
         impl Key for $key {
+            const FLOWS: usize = $family;
+            const EMBRYOS: usize = 2 + $family;
+
             #[inline(always)]
             fn find_flow(&self) -> Option<*mut FlowRecord> {
                 $flows.get_ptr_mut(self)
@@ -86,8 +95,8 @@ macro_rules! key {
     };
 }
 
-key!(FlowKey4, FLOWS4, EMBRYOS4);
-key!(FlowKey6, FLOWS6, EMBRYOS6);
+key!(FlowKey4, FLOWS4, EMBRYOS4, 0);
+key!(FlowKey6, FLOWS6, EMBRYOS6, 1);
 
 /// The sender's evidence and the receiver's.
 ///
@@ -126,11 +135,10 @@ pub(crate) unsafe fn install(record: *mut FlowRecord, before: Verdict, after: Ve
 /// Moves a record whose handshake completed from the embryonic map to the flow map.
 ///
 /// # Safety
-/// `embryo` must point to an element of the key's embryonic map.
+/// `embryo` must point to an element of the embryonic map of the desk's key.
 #[inline(always)]
 pub(crate) unsafe fn promote<K: Key>(
     counters: &mut Counters,
-    key: &K,
     embryo: *mut FlowRecord,
     work: &mut Work,
     verdict: Verdict,
@@ -141,8 +149,9 @@ pub(crate) unsafe fn promote<K: Key>(
         if !install(embryo, verdict, gone) {
             return;
         }
-        if !carry(counters, key, embryo, work) {
-            let _ = install(embryo, gone, verdict);
+        stats::went(counters, K::EMBRYOS, verdict);
+        if tcpfsm_carry(work, embryo, counters) == 0 && install(embryo, gone, verdict) {
+            stats::came(counters, K::EMBRYOS, verdict);
         }
     }
 }
@@ -171,7 +180,10 @@ pub(crate) unsafe fn carry<K: Key>(
         }
     }
     match key.insert_flow(&work.record) {
-        Insertion::Done => stats::health(counters, Health::Promoted),
+        Insertion::Done => {
+            stats::health(counters, Health::Promoted);
+            stats::came(counters, K::FLOWS, Verdict(work.record.shared.verdict));
+        }
         Insertion::Exists => {}
         Insertion::NoRoom => {
             stats::health(counters, Health::InsertFailed);

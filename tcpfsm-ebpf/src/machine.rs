@@ -90,6 +90,48 @@ extern "C" fn tcpfsm_attempt(work: *mut Work, counters: *mut Counters) -> Attemp
     }
 }
 
+/// [`flow_table::carry`] for the flow on the desk; 1 if its record is in the flow map now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tcpfsm_carry(
+    work: *mut Work,
+    embryo: *mut FlowRecord,
+    counters: *mut Counters,
+) -> u64 {
+    if work.is_null() || embryo.is_null() || counters.is_null() {
+        return 0;
+    }
+    // SAFETY: as for `tcpfsm_attempt`; the callers' element.
+    unsafe {
+        let (work, counters) = (&mut *work, &mut *counters);
+        let is_there = if work.event.family == 4 {
+            flow_table::carry(counters, &work.key4(), embryo, work)
+        } else {
+            let key: *const FlowKey6 = work.key6();
+            flow_table::carry(counters, &*key, embryo, work)
+        };
+        is_there.into()
+    }
+}
+
+/// Begins a flow with the segment on the desk. A function of its own, for the sake of the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_begin(work: *mut Work, counters: *mut Counters) -> Attempt {
+    if work.is_null() || counters.is_null() {
+        return DONE;
+    }
+    // SAFETY: as for `tcpfsm_attempt`.
+    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    if work.event.family == 4 {
+        begin(&work.key4(), work, counters)
+    } else {
+        let key: *const FlowKey6 = work.key6();
+        // SAFETY: as for `tcpfsm_attempt`.
+        begin(unsafe { &*key }, work, counters)
+    }
+}
+
 #[inline(always)]
 fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     // SAFETY: the maps gave the elements.
@@ -97,13 +139,13 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
         if let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
-            work.map = Work::FLOWS;
+            work.map = K::FLOWS as u64;
             return tcpfsm_advance(work, record, counters);
         }
         if let Some(embryo) = key.find_embryo() {
             let verdict = flow_table::verdict(embryo);
             if !verdict.has(Verdict::GONE) {
-                work.map = Work::EMBRYOS;
+                work.map = K::EMBRYOS as u64;
                 if tcpfsm_advance(work, embryo, counters) == AGAIN {
                     return AGAIN;
                 }
@@ -111,12 +153,12 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
                 let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
                 let verdict = Verdict(work.event.after);
                 if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
-                    flow_table::promote(counters, key, embryo, work, verdict);
+                    flow_table::promote::<K>(counters, embryo, work, verdict);
                 }
                 return DONE;
             }
             if !verdict.is_closed() {
-                flow_table::carry(counters, key, embryo, work);
+                tcpfsm_carry(work, embryo, counters);
                 return AGAIN;
             }
             // The sweep is about to remove it.
@@ -127,7 +169,7 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
             // It was on its way from the one map to the other when each was looked at.
             return AGAIN;
         }
-        begin(key, work, counters)
+        tcpfsm_begin(work, counters)
     }
 }
 
@@ -154,6 +196,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         match key.insert_embryo(&*record) {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
+                stats::came(counters, K::EMBRYOS, Verdict(work.event.after));
                 report(counters, record, work, over);
             }
             // Another CPU was first, with a segment of the other direction.
@@ -193,7 +236,7 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             let before = flow_table::verdict(record);
             if before.has(Verdict::GONE) {
                 work.carried = *own;
-                work.carries = work.map;
+                work.carries = work.is_embryo().into();
                 return AGAIN;
             }
             work.own = *own;
@@ -208,12 +251,13 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             // The evidence goes first: whoever sees the new verdict sees what it rests on.
             work.carried = *own;
             *own = work.own;
-            if (after.0 != before.0 || work.map == Work::EMBRYOS)
-                && !flow_table::install(record, before, after)
-            {
-                *own = work.carried;
-                stats::health(counters, Health::VerdictRetries);
-                continue;
+            if after.0 != before.0 || work.is_embryo() {
+                if !flow_table::install(record, before, after) {
+                    *own = work.carried;
+                    stats::health(counters, Health::VerdictRetries);
+                    continue;
+                }
+                stats::moved(counters, work.map as usize, before, after);
             }
             if after.0 != before.0 || work.event.facts != 0 {
                 tcpfsm_books(work, record, counters);
@@ -300,12 +344,15 @@ pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -
 
 #[inline(always)]
 fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
-    let found = match key.find_flow() {
-        // SAFETY: the map gave the element.
-        Some(record) if unsafe { !flow_table::verdict(record).has(Verdict::GONE) } => Some(record),
-        _ => key.find_embryo(),
+    // SAFETY: the maps gave the elements.
+    let is_there = |record: &*mut FlowRecord| unsafe { !flow_table::verdict(*record).has(Verdict::GONE) };
+    let (record, map) = if let Some(record) = key.find_flow().filter(is_there) {
+        (record, K::FLOWS)
+    } else if let Some(embryo) = key.find_embryo().filter(is_there) {
+        (embryo, K::EMBRYOS)
+    } else {
+        return;
     };
-    let Some(record) = found else { return };
     let hard = work.unreachable != Unreachable::Soft as u64;
     let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
     let error = IcmpError { reason, seq: work.segment.seq };
@@ -317,6 +364,7 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
         work.event.before = before.0;
         work.set_step(&step);
         if step.verdict.0 == before.0 || flow_table::install(record, before, step.verdict) {
+            stats::moved(counters, map, before, step.verdict);
             tcpfsm_books(work, record, counters);
         } else {
             stats::health(counters, Health::VerdictLost);

@@ -16,13 +16,6 @@ pub(crate) fn counters() -> Option<&'static mut Counters> {
     Some(unsafe { &mut *counters })
 }
 
-/// A number that the verifier does not know, from memory that is touched anyway.
-#[inline(always)]
-pub(crate) fn salt(counters: &Counters) -> usize {
-    // SAFETY: a reference is readable.
-    unsafe { (&raw const counters.packets[0][0]).read_volatile() as usize }
-}
-
 /// Counts what became of a packet; `outcome` counts the `Outcome`s and then the `Skip`s.
 #[inline(always)]
 pub(crate) fn packet(counters: &mut Counters, hook: Hook, outcome: usize) {
@@ -78,6 +71,27 @@ pub(crate) fn change(counters: &mut Counters, event: &FlowEvent, opened: u64, ov
     }
     if over {
         counters.closed[core::hint::black_box(after.close_reason() as usize) & 15] += 1;
+    }
+}
+
+/// Books a flow that came into the flow map with this number.
+#[inline(always)]
+pub(crate) fn came(counters: &mut Counters, map: usize, verdict: Verdict) {
+    counters.came[map & 3][verdict.flow_slot()] += 1;
+}
+
+/// Books a flow that left the flow map with this number.
+#[inline(always)]
+pub(crate) fn went(counters: &mut Counters, map: usize, verdict: Verdict) {
+    counters.went[map & 3][verdict.flow_slot()] += 1;
+}
+
+/// Books what a change of verdict did to a flow in the flow map with this number; whoever installed it does.
+#[inline(always)]
+pub(crate) fn moved(counters: &mut Counters, map: usize, before: Verdict, after: Verdict) {
+    if before.flow_slot() != after.flow_slot() {
+        went(counters, map, before);
+        came(counters, map, after);
     }
 }
 

@@ -72,8 +72,9 @@ callback!(embryo6, FlowKey6, EMBRYOS6, 3);
 
 /// Counts one flow, ends what is to end, reports what is stuck. Says whether the flow is to be removed.
 #[inline(always)]
-unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, at: u32) -> bool {
-    let (Some(request), Some(report)) = (SWEEP_REQUEST.get_ptr(0), SWEEP_REPORT.get_ptr_mut(at)) else {
+unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize) -> bool {
+    let (Some(request), Some(report)) = (SWEEP_REQUEST.get_ptr(0), SWEEP_REPORT.get_ptr_mut(map as u32))
+    else {
         return false;
     };
     let Some(counters) = stats::counters() else { return false };
@@ -88,23 +89,25 @@ unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, at: u32) -> bool 
     if expiry.remove {
         // Marked first, so that a segment that arrives now begins anew instead of being lost.
         // SAFETY: the caller's element.
-        let removed = unsafe { flow_table::install(record, verdict, verdict.with(Verdict::GONE, true)) };
-        if removed {
+        if unsafe { flow_table::install(record, verdict, verdict.with(Verdict::GONE, true)) } {
             report.removed += 1;
             stats::health(counters, Health::Expired);
+            stats::went(counters, map, verdict);
+            return true;
         }
-        return removed;
     }
     let mut now = verdict;
-    if expiry.verdict.0 != verdict.0 {
+    if !expiry.remove && expiry.verdict.0 != verdict.0 {
         // SAFETY: as above. A flow that came back to life meanwhile has another verdict, and keeps it.
         if unsafe { flow_table::install(record, verdict, expiry.verdict) } {
             now = expiry.verdict;
+            stats::moved(counters, map, verdict, now);
             // SAFETY: as above.
             unsafe { expired(counters, key, record, verdict, now, report) };
         }
     }
     report.flows += 1;
+    report.by_state[now.flow_slot()] += 1;
     // SAFETY: as above.
     unsafe { look(counters, key, record, now, request, report) };
     false

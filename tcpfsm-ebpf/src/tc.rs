@@ -5,8 +5,7 @@ use tcpfsm_common::abi::{Counters, Hook};
 
 use crate::{
     bytes::Linear,
-    stats::salt,
-    track::{self, Meta},
+    track::{self, Left, Sight},
 };
 
 /// `TCX_NEXT`: the next program decides. `TC_ACT_OK` would end other people's chains. On clsact the same
@@ -16,30 +15,31 @@ const TCX_NEXT: i32 = -1;
 /// Watches egress.
 #[classifier]
 pub fn tcpfsm_egress(ctx: TcContext) -> i32 {
-    track::packet(&ctx, Hook::TcEgress, look_egress);
+    track::packet(&ctx, Hook::TcEgress);
     TCX_NEXT
 }
 
 /// Watches ingress.
 #[classifier]
 pub fn tcpfsm_ingress(ctx: TcContext) -> i32 {
-    track::packet(&ctx, Hook::TcIngress, look_ingress);
+    track::packet(&ctx, Hook::TcIngress);
     TCX_NEXT
 }
 
-#[inline(never)]
-fn look_egress(ctx: &TcContext, counters: &mut Counters) -> usize {
-    look(ctx, counters, Hook::TcEgress)
-}
+impl Sight for TcContext {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is the program's own.
+        unsafe { (*self.skb.skb).ifindex }
+    }
 
-#[inline(never)]
-fn look_ingress(ctx: &TcContext, counters: &mut Counters) -> usize {
-    look(ctx, counters, Hook::TcIngress)
-}
+    #[inline(always)]
+    fn linear(&self) -> Linear<'_, Self> {
+        Linear::of_skb(self)
+    }
 
-#[inline(always)]
-fn look(ctx: &TcContext, counters: &mut Counters, hook: Hook) -> usize {
-    let linear = Linear::of_skb(ctx, salt(counters));
-    // SAFETY: the context is the program's own.
-    track::look(&linear, &Meta { hook, ifindex: || unsafe { (*ctx.skb.skb).ifindex } }, counters)
+    #[inline(never)]
+    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left {
+        track::look6(self, counters, offset, hook)
+    }
 }

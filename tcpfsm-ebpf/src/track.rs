@@ -10,8 +10,8 @@ use tcpfsm_common::{
     flow::{End, Endpoints4, Endpoints6},
     fsm::observe_settled,
     packet::{
-        IcmpError, Ipv4, Network, Skip, Transport, parse_ether, parse_icmp4, parse_icmp6, parse_ipv4,
-        parse_ipv6, parse_ports, parse_tcp,
+        IcmpError, Ipv4, Network, PacketBytes, Skip, Transport, parse_ether, parse_icmp4, parse_icmp6,
+        parse_ipv4, parse_ipv6, parse_ports, parse_tcp,
     },
     segment::Segment,
 };
@@ -34,19 +34,31 @@ pub(crate) struct Meta<I> {
 }
 
 /// What is left to do about a packet: a number below this is an outcome, and nothing is left but to count it.
-type Left = usize;
+pub(crate) type Left = usize;
 /// A segment is on the desk.
 const SEGMENT: Left = 16;
 /// An ICMP error is on the desk.
 const ICMP: Left = 17;
 
-/// Counts one packet, and tracks it if it is TCP; `look` looks at it.
+/// A program's context: what it sees of one packet.
+pub(crate) trait Sight: EbpfContext + Source + Sized {
+    /// The interface.
+    fn ifindex(&self) -> u32;
+
+    /// The packet's first bytes.
+    fn linear(&self) -> Linear<'_, Self>;
+
+    /// [`packet6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
+    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left;
+}
+
+/// Counts one packet, and tracks it if it is TCP.
 ///
-/// The stack is too small for packet and machine at once: `look` has left it when the machine begins.
+/// IPv4 is looked at here: on many machines each return from a function costs a tenth of a look-up.
 #[inline(always)]
-pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &mut Counters) -> Left) {
+pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     let Some(counters) = stats::counters() else { return };
-    let outcome = match look(ctx, counters) {
+    let outcome = match look(ctx, hook, counters) {
         SEGMENT => {
             let Some(work) = Work::desk() else { return };
             tcpfsm_segment(work, counters);
@@ -69,17 +81,25 @@ pub(crate) fn packet<C: EbpfContext>(ctx: &C, hook: Hook, look: fn(&C, &mut Coun
 
 /// Looks at a packet.
 #[inline(always)]
-pub(crate) fn look<C: Source, I: Fn() -> u32>(
-    bytes: &Linear<C>,
-    meta: &Meta<I>,
-    counters: &mut Counters,
-) -> Left {
-    let left = match parse_ether(bytes) {
-        Ok((Network::Ipv4, offset)) => packet4(bytes, offset, meta, counters),
-        Ok((Network::Ipv6, offset)) => packet6(bytes, offset, meta, counters),
-        Err(skip) => Err(skip),
-    };
-    left.unwrap_or_else(skipped)
+fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Left {
+    let bytes = ctx.linear();
+    match parse_ether(&bytes) {
+        Ok((Network::Ipv4, offset)) => {
+            let meta = Meta { hook, ifindex: || ctx.ifindex() };
+            packet4(&bytes, offset, &meta, counters).unwrap_or_else(skipped)
+        }
+        Ok((Network::Ipv6, offset)) => ctx.look6(counters, offset, hook),
+        Err(skip) => skipped(skip),
+    }
+}
+
+/// Looks at an IPv6 packet.
+#[inline(always)]
+pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, hook: Hook) -> Left {
+    let bytes = ctx.linear();
+    let offset = bytes.blur(offset, 0x3f);
+    let meta = Meta { hook, ifindex: || ctx.ifindex() };
+    packet6(&bytes, offset, &meta, counters).unwrap_or_else(skipped)
 }
 
 /// The counter of a skip: they come after the outcomes.

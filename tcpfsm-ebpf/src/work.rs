@@ -13,7 +13,7 @@ use tcpfsm_common::{
     segment::{Segment, TcpFlags},
 };
 
-use crate::{bytes::OptionBytes, maps::DESK, track::Meta};
+use crate::{bytes::OptionBytes, flow_table::Key, maps::DESK, track::Meta};
 
 /// One segment, what the machine makes of it, and the event that will tell of it.
 #[repr(C, align(8))]
@@ -32,9 +32,9 @@ pub(crate) struct Work {
     /// Options that were put aside, and how many bytes of them; 0 where there are none.
     pub(crate) options: OptionBytes,
     pub(crate) options_len: u64,
-    /// In which map the record is.
+    /// In which flow map the record is, by its number.
     pub(crate) map: u64,
-    /// Whether `carried` is to go with a record into the map where it is found next: [`Self::EMBRYOS`] if so.
+    /// Whether `carried` is to go with a record into the map where it is found next: 1 if so.
     pub(crate) carries: u64,
     /// The sender's evidence before this segment.
     pub(crate) carried: Evidence,
@@ -45,11 +45,6 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// See `map`.
-    pub(crate) const FLOWS: u64 = 0;
-    /// See `map`.
-    pub(crate) const EMBRYOS: u64 = 1;
-
     /// This CPU's desk.
     #[inline(always)]
     pub(crate) fn desk() -> Option<&'static mut Self> {
@@ -100,6 +95,12 @@ impl Work {
     #[inline(always)]
     pub(crate) fn sender(&self) -> End {
         self.event.sender_end()
+    }
+
+    /// Whether the record is in an embryonic map.
+    #[inline(always)]
+    pub(crate) fn is_embryo(&self) -> bool {
+        self.map >= <FlowKey4 as Key>::EMBRYOS as u64
     }
 
     /// What the machine said last.

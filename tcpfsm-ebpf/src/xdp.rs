@@ -5,19 +5,29 @@ use tcpfsm_common::abi::{Counters, Hook};
 
 use crate::{
     bytes::Linear,
-    stats::salt,
-    track::{self, Meta},
+    track::{self, Left, Sight},
 };
 
 /// Watches ingress and passes every packet on.
 #[xdp(frags)]
 pub fn tcpfsm_xdp(ctx: XdpContext) -> u32 {
-    track::packet(&ctx, Hook::Xdp, look);
+    track::packet(&ctx, Hook::Xdp);
     xdp_action::XDP_PASS
 }
 
-#[inline(never)]
-fn look(ctx: &XdpContext, counters: &mut Counters) -> usize {
-    let linear = Linear::of_xdp(ctx, salt(counters));
-    track::look(&linear, &Meta { hook: Hook::Xdp, ifindex: || ctx.ingress_ifindex() as u32 }, counters)
+impl Sight for XdpContext {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> Linear<'_, Self> {
+        Linear::of_xdp(self)
+    }
+
+    #[inline(never)]
+    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left {
+        track::look6(self, counters, offset, hook)
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tcpfsm_common::{
-    abi::{Counters, Tap},
+    abi::{CloseReason, Counters, Tap},
     fsm::State,
 };
 
@@ -24,7 +24,7 @@ use crate::{
         process::ProcessStats,
         prometheus::{self, Scrape},
     },
-    kernel::{counters::CounterMap, interfaces::InterfaceNames, records::FlowMaps},
+    kernel::{counters::CounterMap, evictions, interfaces::InterfaceNames, records::FlowMaps},
     owner::{self, WhyUnowned},
     pipeline::{Losses, Owners, SharedGauges, anomaly, hostname},
     report::{Body, Flow, Local, Report, SCHEMA_VERSION, Severity, Side},
@@ -82,9 +82,13 @@ impl Insight {
     }
 
     fn scrape(&self) -> Result<Scrape> {
+        let gauges = self.shared.fresh_gauges();
+        let mut counters = self.counters()?;
+        // No segment tells of these, and no program in the kernel: they are what is missing.
+        counters.closed[CloseReason::Evicted as usize] = evictions::connected(&gauges.evicted);
         Ok(Scrape {
-            counters: self.counters()?,
-            gauges: self.shared.fresh_gauges(),
+            counters,
+            gauges,
             capacities: self.maps.capacities().map(|(_, capacity)| capacity),
             services: self.services,
             lost: self.losses(),

@@ -3,6 +3,7 @@
 //!
 //! - [`scripts`]: segments on a flow, through the userspace machine and through the kernel programs, in both families
 //! - [`frames`]: packets whose headers are the matter, through the parser and through every hook
+//! - [`icmp`]: ICMP errors that quote a segment of a flow
 //! - [`crowds`]: many flows at once, in the kernel's maps
 //! - [`services`]: what is counted per service, told of strays, and found by the sweep
 //! - [`copies`]: packets seen twice, and a socket that talks to itself
@@ -17,6 +18,10 @@ mod copies;
 mod crowds;
 #[path = "observer/frames.rs"]
 mod frames;
+#[path = "observer/icmp.rs"]
+mod icmp;
+#[path = "observer/line.rs"]
+mod line;
 #[path = "observer/scripts.rs"]
 mod scripts;
 #[path = "observer/services.rs"]

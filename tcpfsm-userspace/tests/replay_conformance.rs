@@ -110,7 +110,11 @@ fn an_icmp_unreachable_that_quotes_the_syn_closes_both_ends() {
             let at = format!("{} ({link})", trace.name);
             // Whether the SYN arrived no observer can know: the server's end is assumed.
             assert_eq!(states_of(&lines, 1, client), ["syn_sent", "syn_recv"], "{at}: after the SYN");
-            assert!(lines.iter().any(|line| line.packet == 2), "{at}: no line for the ICMP error");
+            let told = |line: &Line| line.events.iter().any(|event| event == "connect_unreachable");
+            assert!(
+                lines.iter().any(|line| line.packet == 2 && told(line)),
+                "{at}: no line for the ICMP error"
+            );
             assert_eq!(states_of(&lines, 2, client), ["closed", "closed"], "{at}: after the ICMP error");
 
             // Left out, as tools do that read TCP alone.
@@ -209,6 +213,7 @@ struct Line {
     resp: SocketAddr,
     orig_state: String,
     resp_state: String,
+    events: Vec<String>,
 }
 
 /// What is said of client and server after a packet. A packet that belongs to no flow has no line.

@@ -24,7 +24,10 @@ fn play(connections: u64, loss: u32, reorder: u32) {
     let goals = report.missed_goals();
     assert!(goals.is_empty(), "{}\n{text}", goals.join("\n"));
     let [transitions, right, ..] = report.totals();
-    assert!(transitions > 8 * connections && right > 8 * connections, "hardly anything was compared:\n{text}");
+    assert!(
+        transitions > 8 * connections && right > 8 * connections,
+        "hardly anything was compared:\n{text}"
+    );
 }
 
 /// One after the other: both want the machine for themselves.

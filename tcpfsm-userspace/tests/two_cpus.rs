@@ -21,6 +21,7 @@ use tcpfsm_common::{
     fsm::State,
     segment::TcpFlags as F,
 };
+use tcpfsm_userspace::kernel::evictions::NONE;
 
 /// Set to run ten million segments instead of half a million.
 const FULL: &str = "TCPFSM_TEST_FULL";
@@ -265,5 +266,6 @@ fn two_cpus_end_where_one_does() {
         }
     }
     assert_eq!(moved, transitions(&after) - transitions(&before), "each transition counted once");
+    assert_eq!(kernel.missing(), NONE, "every flow is in the books once");
     assert_eq!(wrong, 0, "{wrong} of {flows} flows ended otherwise than one after the other");
 }

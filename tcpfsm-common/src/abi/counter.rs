@@ -156,9 +156,20 @@ pub struct Counters {
     pub handshake: [u64; LATENCY_BUCKETS],
     /// The same, added up in nanoseconds.
     pub handshake_sum: u64,
+    /// Flows that came into a state of a map: by flow map (`FLOWS4`, `FLOWS6`, `EMBRYOS4`, `EMBRYOS6`), then by
+    /// [`Verdict::flow_slot`](super::Verdict::flow_slot). What came and neither went nor is there was evicted.
+    pub came: [[u64; STATE_SLOTS]; FLOW_MAPS],
+    /// Flows that went out of a state of a map, into another one, into another map, or for good.
+    pub went: [[u64; STATE_SLOTS]; FLOW_MAPS],
     /// This CPU's clock, which is no counter: the tick when it was read last, and what it said.
     pub clock: [u64; 2],
 }
+
+/// How many flow maps there are.
+pub const FLOW_MAPS: usize = 4;
+
+/// A number for each state that a flow can be in, in each flow map.
+pub type ByMapAndState = [[u64; STATE_SLOTS]; FLOW_MAPS];
 
 const _: () = assert!(Outcome::COUNT <= 16);
 
@@ -174,6 +185,8 @@ impl Counters {
         dwell_sum: [0; STATE_SLOTS],
         handshake: [0; LATENCY_BUCKETS],
         handshake_sum: 0,
+        came: [[0; STATE_SLOTS]; FLOW_MAPS],
+        went: [[0; STATE_SLOTS]; FLOW_MAPS],
         clock: [0; 2],
     };
 
@@ -189,6 +202,8 @@ impl Counters {
             dwell_sum,
             handshake,
             handshake_sum,
+            came,
+            went,
             clock: _,
         } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
@@ -203,6 +218,8 @@ impl Counters {
         add_all(&mut self.dwell_sum, dwell_sum);
         add_all(&mut self.handshake, handshake);
         self.handshake_sum = self.handshake_sum.wrapping_add(*handshake_sum);
+        add_all(self.came.as_flattened_mut(), came.as_flattened());
+        add_all(self.went.as_flattened_mut(), went.as_flattened());
     }
 }
 

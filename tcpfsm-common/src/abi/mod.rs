@@ -17,7 +17,8 @@ mod verdict;
 pub use config::KernelConfig;
 pub use correction::Correction;
 pub use counter::{
-    Counters, DWELL_BUCKETS, Health, Hook, LATENCY_BUCKETS, Outcome, bucket_limit_ns, bucket_of,
+    ByMapAndState, Counters, DWELL_BUCKETS, FLOW_MAPS, Health, Hook, LATENCY_BUCKETS, Outcome,
+    bucket_limit_ns, bucket_of,
 };
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, StuckEvent};
 pub use record::{Evidence, FlowRecord, Shared, Tap};
@@ -26,7 +27,7 @@ pub use sweep::{Conditions, SweepReport, SweepRequest};
 pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u16 = 2;
+pub const ABI_VERSION: u16 = 3;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.

@@ -78,6 +78,8 @@ impl Conditions {
 pub struct SweepReport {
     /// Flows in the map.
     pub flows: u64,
+    /// The same by [`Verdict::flow_slot`](super::Verdict::flow_slot).
+    pub by_state: [u64; STATE_SLOTS],
     /// Ends by side (originator first) and state.
     pub states: [[u64; STATE_SLOTS]; 2],
     /// Of these, ends whose state is assumed.
@@ -95,12 +97,16 @@ pub struct SweepReport {
 impl SweepReport {
     /// Adds what was found in another map.
     pub fn add(&mut self, other: &Self) {
-        let Self { flows, states, assumed, stuck, stuck_since, expired, removed } = other;
+        let Self { flows, by_state, states, assumed, stuck, stuck_since, expired, removed } = other;
         self.flows += flows;
         self.expired += expired;
         self.removed += removed;
-        let sums = self.states.as_flattened_mut().iter_mut().chain(&mut self.assumed).chain(&mut self.stuck);
-        let terms = states.as_flattened().iter().chain(assumed).chain(stuck);
+        let Self {
+            by_state: by_state_sum, states: states_sum, assumed: assumed_sum, stuck: stuck_sum, ..
+        } = self;
+        let sums = states_sum.as_flattened_mut().iter_mut();
+        let sums = sums.chain(by_state_sum).chain(assumed_sum).chain(stuck_sum);
+        let terms = states.as_flattened().iter().chain(by_state).chain(assumed).chain(stuck);
         for (sum, term) in sums.zip(terms) {
             *sum += term;
         }

@@ -133,6 +133,15 @@ impl Verdict {
         (self.0 >> (Self::PREVIOUS_SHIFT + 4 * end as u64) & Self::STATE) as usize
     }
 
+    /// The code of the state that stands for the flow where it is counted once: the earlier one of its two ends', in the
+    /// order of the codes, where ends that are closed count only if both are. So a half-open handshake is in
+    /// `syn_recv`, whatever its client assumes, and a flow that left TIME-WAIT at one end is in `time_wait`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flow_slot(self) -> usize {
+        (FLOW_SLOTS[(self.0 & 0xff) as usize] & 15) as usize
+    }
+
     /// Whether that end itself sent a segment that proves its state.
     #[inline(always)]
     #[must_use]
@@ -292,9 +301,51 @@ impl Verdict {
     }
 }
 
+/// [`Verdict::flow_slot`] by both states: the lowest byte of a verdict. A table, since the kernel programs ask often.
+static FLOW_SLOTS: [u8; 256] = {
+    let mut slots = [0; 256];
+    let mut states = 0;
+    while states < 256 {
+        let (low, high) = ((states & 15) as u8, (states >> 4) as u8);
+        let (low_closed, high_closed) =
+            (State::from_code(low).is_closed(), State::from_code(high).is_closed());
+        slots[states] = match (low_closed, high_closed) {
+            (true, true) => State::Closed as u8,
+            (true, false) => high,
+            (false, true) => low,
+            (false, false) if low < high => low,
+            (false, false) => high,
+        };
+        states += 1;
+    }
+    slots
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flow_is_counted_in_the_earlier_state() {
+        let of = |low, high| {
+            Verdict::default().with_state(End::Low, low, true).with_state(End::High, high, false).flow_slot()
+        };
+        for (states, one) in [
+            ([State::Closed, State::Closed], State::Closed),
+            ([State::Listen, State::Closed], State::Closed),
+            ([State::SynSent, State::Listen], State::SynSent),
+            ([State::SynSent, State::SynRecv], State::SynSent),
+            ([State::Established, State::SynRecv], State::SynRecv),
+            ([State::Established, State::Established], State::Established),
+            ([State::Closed, State::Established], State::Established),
+            ([State::FinWait2, State::CloseWait], State::FinWait2),
+            ([State::TimeWait, State::LastAck], State::LastAck),
+            ([State::TimeWait, State::Closed], State::TimeWait),
+        ] {
+            let [low, high] = states;
+            assert_eq!((of(low, high), of(high, low)), (one as usize, one as usize), "{states:?}");
+        }
+    }
 
     #[test]
     fn a_state_remembers_the_one_before() {

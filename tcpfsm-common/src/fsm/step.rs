@@ -81,7 +81,9 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
     const NOISY: u16 =
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
     let end = segment.end_seq();
-    let ack = segment.ack;
+    // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
+    let acked = segment.ack.since(own.ack).cast_unsigned();
+    let unacked = peer.nxt.since(own.ack);
     if !verdict.is_settled()
         || !matches!(segment.flags.kind(), SegmentKind::Ack)
         || own.flags & (QUIET | NOISY) != QUIET
@@ -89,15 +91,15 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
         || own.generation != verdict.generation() as u8
         || segment.seq != own.nxt
         || own.contig != own.nxt
-        || ack.before(own.ack)
-        || ack.after(peer.nxt)
+        || unacked < 0
+        || acked > unacked.cast_unsigned()
         || peer.flags & (QUIET | Evidence::FIN) != QUIET
         || segment.seq.after(peer.edge)
         || segment.seq.before(peer.ack)
         || segment.window == 0
         || fails_paws(own, segment)
         || segment.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
-        || (segment.len == 0 && ack == own.ack && peer.nxt != ack)
+        || (segment.len == 0 && acked == 0 && unacked != 0)
         || (segment.ip_id != 0 && segment.ip_id == own.last_ip_id())
     {
         return false;

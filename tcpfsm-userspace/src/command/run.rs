@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use tcpfsm_common::abi::Health;
+use tcpfsm_common::abi::{ByMapAndState, Health};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -35,6 +35,7 @@ use crate::{
         attach,
         counters::CounterMap,
         events::EventRing,
+        evictions,
         interfaces::{self, Interface, Kind},
         loader,
         records::FlowMaps,
@@ -100,7 +101,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let (events, _) = broadcast::channel(WATCH_QUEUE);
     // Events wait in the ring until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
-    let sweeper = Sweeper::take(kernel, counters)?;
+    let mut sweeper = Sweeper::take(kernel, counters)?;
     let coverage = Coverage::new(watched(&attachments));
     let nobody_reads = Arc::new(Notify::new());
     let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;
@@ -118,7 +119,11 @@ async fn serve(config: Config) -> Result<ExitCode> {
 
     // Packets are seen from here on: what is seeded now and what they show leaves no gap.
     let rounds = match config.vantage {
-        Vantage::Host => Some(warm_up(&config, maps, coverage, &shared).await?),
+        Vantage::Host => {
+            let (rounds, seeded) = warm_up(&config, maps, coverage, &shared).await?;
+            sweeper = sweeper.with_seeded(seeded);
+            Some(rounds)
+        }
         // The sockets of those whose traffic this is are elsewhere.
         Vantage::Gateway | Vantage::Mirror => None,
     };
@@ -173,24 +178,26 @@ fn watched(attachments: &[attach::Attachment]) -> Vec<Watched> {
         .collect()
 }
 
-/// Puts the flows of existing sockets into the maps; gives what compares flows with sockets from then on.
+/// Puts the flows of existing sockets into the maps; gives what compares flows with sockets from then on, and what was
+/// put where.
 async fn warm_up(
     config: &Config,
     maps: Arc<FlowMaps>,
     coverage: Coverage,
     shared: &SharedGauges,
-) -> Result<Rounds> {
+) -> Result<(Rounds, ByMapAndState)> {
     let (scope, interval, pickup) = (config.scope, config.sweep_interval, config.pickup);
     let work = move || {
         let mut host = Host::for_sockets();
         // Who does not want connections begun earlier does not want them from their sockets either.
-        let seeded = if pickup { views::warm_start(&mut host, &maps, scope, &coverage)? } else { 0 };
+        let seeded =
+            if pickup { views::warm_start(&mut host, &maps, scope, &coverage)? } else { evictions::NONE };
         Ok::<_, Error>((Rounds::new(host, maps, interval), seeded))
     };
     let joined = tokio::task::spawn_blocking(work).await;
     let (rounds, seeded) = joined.map_err(std::io::Error::other).map_err(Error::io("list sockets"))??;
-    shared.update(|gauges| gauges.views.seeded = seeded);
-    Ok(rounds)
+    shared.update(|gauges| gauges.views.seeded = seeded.as_flattened().iter().sum());
+    Ok((rounds, seeded))
 }
 
 /// Ready once the daemon is to stop.

@@ -101,7 +101,12 @@ fn write_tables(text: &mut String, stats: &Stats) -> std::fmt::Result {
         writeln!(text, "packets   {} {}: {}", line.hook, line.verdict, line.count)?;
     }
     for line in maps {
-        writeln!(text, "map       {}: {} of {}", line.map, line.entries, line.capacity)?;
+        write!(text, "map       {}: {} of {}", line.map, line.entries, line.capacity)?;
+        if !line.evicted.is_empty() {
+            let total: u64 = line.evicted.iter().map(|count| count.count).sum();
+            write!(text, "; {total} evicted: {}", counts(&line.evicted))?;
+        }
+        writeln!(text)?;
     }
     writeln!(text, "events    {events}\nlost      {}", counts(lost))
 }
@@ -116,7 +121,7 @@ fn ss_name(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::stats::{StateLine, TransitionLine};
+    use crate::control::stats::{MapLine, StateLine, TransitionLine};
 
     #[test]
     fn tables_show_what_there_is() {
@@ -134,6 +139,15 @@ mod tests {
                 side: "orig".into(),
                 count: 5,
             }],
+            maps: vec![MapLine {
+                map: "flows4".into(),
+                entries: 128,
+                capacity: 128,
+                evicted: vec![
+                    Count { name: "established".into(), count: 2 },
+                    Count { name: "time_wait".into(), count: 40 },
+                ],
+            }],
             lost: vec![Count { name: "ring".into(), count: 0 }],
             ..Stats::default()
         };
@@ -142,6 +156,10 @@ mod tests {
         assert!(text.contains("ESTAB                2         1"), "{text}");
         assert!(!text.contains("CLOSING"));
         assert!(text.contains("orig  ESTAB -> FIN-WAIT-1                5"), "{text}");
+        assert!(
+            text.contains("map       flows4: 128 of 128; 42 evicted: 2 established, 40 time wait"),
+            "{text}"
+        );
         assert!(text.contains("lost      none"));
     }
 }

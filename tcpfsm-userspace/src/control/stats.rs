@@ -126,6 +126,9 @@ pub struct MapLine {
     pub map: String,
     pub entries: u64,
     pub capacity: u64,
+    /// Flows evicted so far, by the state they were in, where any were.
+    #[serde(default)]
+    pub evicted: Vec<Count>,
 }
 
 impl Stats {
@@ -213,17 +216,24 @@ impl Stats {
             },
             maps: FLOW_MAPS
                 .into_iter()
-                .zip(&gauges.maps)
+                .zip(gauges.maps.iter().zip(&gauges.evicted))
                 .zip(capacities)
-                .map(|((map, report), &capacity)| MapLine {
+                .map(|((map, (report, evicted)), &capacity)| MapLine {
                     map: map.to_lowercase(),
                     entries: report.flows,
                     capacity: capacity.into(),
+                    evicted: State::ALL
+                        .into_iter()
+                        .zip(evicted)
+                        .filter(|(_, evicted)| **evicted > 0)
+                        .map(|(state, evicted)| count(state.name(), *evicted))
+                        .collect(),
                 })
                 .chain([MapLine {
                     map: "services".to_owned(),
                     entries: gauges.services,
                     capacity: (*services).into(),
+                    evicted: Vec::new(),
                 }])
                 .collect(),
             events: health(Health::EventsSent),

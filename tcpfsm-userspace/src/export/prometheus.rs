@@ -3,15 +3,13 @@
 //! Every series of a family is always there, at 0 if nothing happened, so that `rate()` sees the first event.
 //! No address, port or pid is ever a label; whatever the traffic, there are at most 400 series.
 
-use std::fmt::{Display, Write as _};
-
 use tcpfsm_common::{
-    abi::{CloseReason, Counters, DWELL_BUCKETS, Health, Hook, Outcome, bucket_limit_ns},
+    abi::{CloseReason, Counters, Health, Hook, Outcome},
     fact::Fact,
     fsm::{self, State},
 };
 
-use super::process::ProcessStats;
+use super::{exposition::Page, process::ProcessStats};
 use crate::{
     detect::AnomalyKind,
     kernel::names::FLOW_MAPS,
@@ -21,11 +19,28 @@ use crate::{
 };
 
 /// Transitions outside the diagram (roll-backs) that get a series of their own; the rest share one.
-const MAX_UNUSUAL: usize = 24;
+const MAX_UNUSUAL: usize = 6;
 
-/// Buckets of the dwell times that get no series of their own (4 ms, 64 ms, 1 s): below a few seconds the order of
-/// magnitude is enough, and nine states share the 400 series with the kinds of anomaly.
-const DWELL_UNSHOWN: [usize; 3] = [1, 3, 5];
+/// Buckets of the dwell times that get no series of their own (4 ms, 64 ms, 1 s, 262 s): below a few seconds the order
+/// of magnitude is enough, and nine states share the 400 series with the kinds of anomaly.
+const DWELL_UNSHOWN: [usize; 4] = [1, 3, 5, 9];
+
+/// The same for handshakes (262 s, 1048 s): both ends have given up by then.
+const HANDSHAKE_UNSHOWN: [usize; 2] = [9, 10];
+
+/// States in which flows are evicted from a flow map; the rest of each map share a series.
+const EVICTED_FLOWS: &[State] = &[
+    State::Closed,
+    State::Established,
+    State::FinWait1,
+    State::FinWait2,
+    State::CloseWait,
+    State::LastAck,
+    State::TimeWait,
+];
+
+/// The same for an embryonic map. A stray that was only remembered is `closed`.
+const EVICTED_EMBRYOS: &[State] = &[State::Closed, State::SynSent, State::SynRecv];
 
 /// Everything that a scrape shows.
 #[derive(Clone, Debug)]
@@ -56,7 +71,7 @@ pub fn render(scrape: &Scrape) -> String {
     sockets(&mut page, &scrape.gauges);
     of_itself(&mut page, scrape);
     process(&mut page, &scrape.process);
-    page.0
+    page.into_text()
 }
 
 fn connections(page: &mut Page, scrape: &Scrape) {
@@ -87,6 +102,17 @@ fn connections(page: &mut Page, scrape: &Scrape) {
     );
     for (state, count) in State::ALL.into_iter().zip(total.stuck) {
         page.sample("tcpfsm_stuck_connections", &[("state", state.name())], count);
+    }
+    page.family(
+        "tcpfsm_assumed_states",
+        "gauge",
+        "Of tcpfsm_connections, ends that have not proved their state themselves, at the last sweep.",
+    );
+    for (state, count) in State::ALL.into_iter().zip(total.assumed) {
+        // Nobody proves that there is no connection.
+        if !state.is_closed() {
+            page.sample("tcpfsm_assumed_states", &[("state", state.name())], count);
+        }
     }
 }
 
@@ -151,7 +177,7 @@ fn durations(page: &mut Page, counters: &Counters) {
         &[],
         &counters.handshake,
         counters.handshake_sum,
-        |_| true,
+        |bucket| !HANDSHAKE_UNSHOWN.contains(&bucket),
     );
 }
 
@@ -238,6 +264,7 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
         page.sample("tcpfsm_map_capacity", &[("map", &map.to_lowercase())], capacity);
     }
     page.sample("tcpfsm_map_capacity", &[("map", "services")], scrape.services);
+    evictions(page, gauges);
     page.counter("tcpfsm_map_insert_failed_total", "Flows that no map took.", health(Health::InsertFailed));
     page.counter("tcpfsm_expired_total", "Flows that the sweep removed.", health(Health::Expired));
     page.counter("tcpfsm_sweeps_total", "Sweeps over the flow maps.", gauges.sweeps);
@@ -256,6 +283,22 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
     }
     page.family("tcpfsm_build_info", "gauge", "The version that runs.");
     page.sample("tcpfsm_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+fn evictions(page: &mut Page, gauges: &Gauges) {
+    const NAME: &str = "tcpfsm_map_evictions_total";
+    page.family(NAME, "counter", "Flows that a full map evicted, by the state they were in.");
+    let kinds = [EVICTED_FLOWS, EVICTED_FLOWS, EVICTED_EMBRYOS, EVICTED_EMBRYOS];
+    for ((map, by_state), states) in FLOW_MAPS.into_iter().zip(&gauges.evicted).zip(kinds) {
+        let map = map.to_lowercase();
+        let mut other: u64 = by_state.iter().sum();
+        for &state in states {
+            let count = by_state[state as usize];
+            other -= count;
+            page.sample(NAME, &[("map", &map), ("state", state.name())], count);
+        }
+        page.sample(NAME, &[("map", &map), ("state", "other")], other);
+    }
 }
 
 fn process(page: &mut Page, process: &ProcessStats) {
@@ -277,84 +320,11 @@ fn process(page: &mut Page, process: &ProcessStats) {
     page.gauge("process_start_time_seconds", "Start, in seconds since 1970.", start_seconds);
 }
 
-/// The page as it grows.
-#[derive(Debug, Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "counter", help);
-        self.sample(name, &[], value);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &[], value);
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let before = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{before}{label}=\"{}\"", Escaped(text));
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    fn histogram(
-        &mut self,
-        name: &str,
-        labels: &[(&str, &str)],
-        buckets: &[u64; DWELL_BUCKETS],
-        sum_ns: u64,
-        is_shown: impl Fn(usize) -> bool,
-    ) {
-        let bucket_name = format!("{name}_bucket");
-        let mut sum = 0;
-        for (bucket, count) in buckets.iter().enumerate() {
-            sum += count;
-            if !is_shown(bucket) {
-                continue;
-            }
-            let limit = bucket_limit_ns(bucket).map_or_else(|| "+Inf".to_owned(), seconds);
-            let labels: Vec<_> = labels.iter().copied().chain([("le", limit.as_str())]).collect();
-            self.sample(&bucket_name, &labels, sum);
-        }
-        self.sample(&format!("{name}_sum"), labels, seconds(sum_ns));
-        self.sample(&format!("{name}_count"), labels, sum);
-    }
-}
-
-/// Nanoseconds as seconds, exactly.
-fn seconds(ns: u64) -> String {
-    let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// A label's value: an interface may be named with anything.
-struct Escaped<'a>(&'a str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '\\' => f.write_str(r"\\"),
-            '"' => f.write_str("\\\""),
-            '\n' => f.write_str(r"\n"),
-            c => f.write_char(c),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use tcpfsm_common::abi::DWELL_BUCKETS;
 
     use super::*;
 
@@ -399,6 +369,7 @@ mod tests {
         closed.fill(3);
         dwell.as_flattened_mut().fill(3);
         handshake.fill(3);
+        scrape.gauges.evicted.as_flattened_mut().fill(3);
         scrape
     }
 
@@ -434,12 +405,12 @@ mod tests {
     #[test]
     fn nothing_counted_is_lost_in_the_shared_series() {
         let page = render(&busy());
-        let sum: u64 = series(&page)
-            .iter()
-            .filter(|line| line.starts_with("tcpfsm_transitions_total{"))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .sum();
-        assert_eq!(sum, 2 * 11 * 11 * 3);
+        let sum = |family: &str| -> u64 {
+            let lines = series(&page).into_iter().filter(|line| line.starts_with(family));
+            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+        };
+        assert_eq!(sum("tcpfsm_transitions_total{"), 2 * 11 * 11 * 3);
+        assert_eq!(sum("tcpfsm_map_evictions_total{"), 4 * 16 * 3);
     }
 
     #[test]
@@ -474,7 +445,7 @@ mod tests {
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.016\"} 3",
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"+Inf\"} 12",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"0.001\"} 2",
-            "tcpfsm_handshake_duration_seconds_bucket{le=\"1048.576\"} 2",
+            "tcpfsm_handshake_duration_seconds_bucket{le=\"65.536\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"+Inf\"} 3",
             "tcpfsm_handshake_duration_seconds_sum 5000.0000015",
             "tcpfsm_handshake_duration_seconds_count 3",

@@ -5,6 +5,7 @@
 //!   may we?  maps,     XDP/TCX/  records   the flows themselves, in batches
 //!            programs  clsact    counters  per-CPU sums
 //!                                sweep     the walk inside the kernel
+//!                                evictions what the books miss
 //!   detach   takes away what a killed daemon left
 //! ```
 //!
@@ -17,6 +18,7 @@ mod batch;
 pub mod counters;
 pub mod detach;
 pub mod events;
+pub mod evictions;
 pub mod interfaces;
 pub mod loader;
 mod plan;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use tcpfsm_common::{
-    abi::{FlowRecord, Verdict},
+    abi::{ByMapAndState, FlowRecord, Verdict},
     flow::{End, FlowKey, FlowKey4, FlowKey6},
 };
 use tracing::debug;
@@ -84,24 +84,31 @@ impl Cursor {
 }
 
 impl FlowMaps {
-    /// Puts a flow into the map that its states belong in, unless there is one under its key already.
+    /// Puts a flow into the map that its states belong in, unless there is one under its key already; books it
+    /// if it is there now, as the kernel programs book theirs.
     ///
     /// # Errors
     /// A system call failed.
-    pub fn insert_new(&self, key: &FlowKey, record: &FlowRecord) -> Result<Inserted> {
+    pub fn insert_new(
+        &self,
+        key: &FlowKey,
+        record: &FlowRecord,
+        came: &mut ByMapAndState,
+    ) -> Result<Inserted> {
         let Self { flows4, flows6, embryos4, embryos6 } = self;
         let verdict = Verdict(record.shared.verdict);
         let embryonic = [End::Low, End::High].into_iter().any(|end| verdict.state(end).is_embryonic());
-        match key {
-            FlowKey::V4(key) => {
-                let (own, other) = if embryonic { (embryos4, flows4) } else { (flows4, embryos4) };
-                own.insert_new(other, key, record)
-            }
-            FlowKey::V6(key) => {
-                let (own, other) = if embryonic { (embryos6, flows6) } else { (flows6, embryos6) };
-                own.insert_new(other, key, record)
-            }
+        let [came_flows4, came_flows6, came_embryos4, came_embryos6] = came;
+        let (inserted, came) = match (key, embryonic) {
+            (FlowKey::V4(key), false) => (flows4.insert_new(embryos4, key, record)?, came_flows4),
+            (FlowKey::V6(key), false) => (flows6.insert_new(embryos6, key, record)?, came_flows6),
+            (FlowKey::V4(key), true) => (embryos4.insert_new(flows4, key, record)?, came_embryos4),
+            (FlowKey::V6(key), true) => (embryos6.insert_new(flows6, key, record)?, came_embryos6),
+        };
+        if inserted == Inserted::New {
+            came[verdict.flow_slot()] += 1;
         }
+        Ok(inserted)
     }
 
     /// The flow under this key, if there is one.

@@ -6,11 +6,12 @@ use aya::{
     maps::{Array, MapData},
     programs::{TestRun as _, TestRunOptions},
 };
-use tcpfsm_common::abi::{Correction, Counters, SweepReport, SweepRequest};
+use tcpfsm_common::abi::{ByMapAndState, Correction, Counters, SweepReport, SweepRequest};
 
 use super::{
     attach, bpf_error,
     counters::CounterMap,
+    evictions::Evictions,
     loader::Kernel,
     names,
     pod::Raw,
@@ -33,6 +34,8 @@ pub struct Sweep {
     pub services: Services,
     /// The counters.
     pub counters: Counters,
+    /// Flows evicted so far.
+    pub evicted: ByMapAndState,
 }
 
 /// Runs sweeps. It holds the loaded object, and with it the program.
@@ -43,6 +46,7 @@ pub struct Sweeper {
     correction: Array<MapData, Raw<Correction>>,
     services: ServiceMap,
     counters: Arc<CounterMap>,
+    evictions: Evictions,
 }
 
 impl Sweeper {
@@ -57,7 +61,14 @@ impl Sweeper {
         let services = ServiceMap::take(&mut kernel)?;
         kernel.classifier(names::SWEEP)?;
         kernel.classifier(names::CORRECT)?;
-        Ok(Self { kernel, request, reports, correction, services, counters })
+        let evictions = Evictions::default();
+        Ok(Self { kernel, request, reports, correction, services, counters, evictions })
+    }
+
+    /// To be told before the first sweep: the flows that the daemon put into the maps.
+    #[must_use]
+    pub fn with_seeded(self, seeded: ByMapAndState) -> Self {
+        Self { evictions: Evictions::new(seeded), ..self }
     }
 
     /// Sweeps once. Takes as long as the maps are full: not for a thread that must not wait.
@@ -65,7 +76,8 @@ impl Sweeper {
     /// # Errors
     /// A system call failed.
     pub fn sweep(&mut self, request: &SweepRequest) -> Result<Sweep> {
-        let Self { kernel, request: request_map, reports, correction: _, services, counters } = self;
+        let Self { kernel, request: request_map, reports, correction: _, services, counters, evictions } =
+            self;
         request_map
             .set(0, Raw(*request), 0)
             .map_err(|error| bpf_error("write the sweep's request")(&error))?;
@@ -74,14 +86,17 @@ impl Sweeper {
                 .set(index, Raw(SweepReport::default()), 0)
                 .map_err(|error| bpf_error("clear the sweep's report")(&error))?;
         }
+        let came = counters.read()?.came;
         run(kernel, names::SWEEP, "run the sweep")?;
+        let counters = counters.read()?;
         let mut found = SweepReports::default();
         for (index, report) in (0..).zip(&mut found) {
             let Raw(value) =
                 reports.get(&index, 0).map_err(|error| bpf_error("read the sweep's report")(&error))?;
             *report = value;
         }
-        Ok(Sweep { maps: found, services: services.read()?, counters: counters.read()? })
+        let evicted = evictions.swept(&came, &counters.went, &found);
+        Ok(Sweep { maps: found, services: services.read()?, counters, evicted })
     }
 
     /// Changes one verdict, if it is still what the daemon saw; says whether it was.

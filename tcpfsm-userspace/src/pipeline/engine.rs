@@ -238,7 +238,7 @@ impl Engine {
     }
 
     fn swept(&mut self, found: Result<Sweep>, took: Duration) {
-        let Sweep { maps, services, counters } = match found {
+        let Sweep { maps, services, counters, evicted } = match found {
             Ok(sweep) => sweep,
             Err(error) => {
                 if !std::mem::replace(&mut self.sweep_failed, true) {
@@ -260,6 +260,7 @@ impl Engine {
         let Self { detectors, mismatches, shared, .. } = self;
         shared.update(|gauges| {
             gauges.maps = maps;
+            gauges.evicted = evicted;
             gauges.services = services.len() as u64;
             gauges.sweeps += 1;
             gauges.swept = Some(Instant::now());

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpfsm_common::abi::{Hook, SweepReport};
+use tcpfsm_common::abi::{ByMapAndState, Hook, SweepReport};
 
 use tokio::sync::Notify;
 
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Gauges {
     /// What the last sweep found, by map.
     pub maps: SweepReports,
+    /// Flows evicted from each map so far, by the state they were in.
+    pub evicted: ByMapAndState,
     /// Services whose handshakes are counted.
     pub services: u64,
     /// Sweeps so far.

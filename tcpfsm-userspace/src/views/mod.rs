@@ -20,40 +20,49 @@ pub use coverage::{Coverage, Passage, Watched};
 pub use rounds::{Mismatch, Round, Rounds, ViewCounts};
 pub use seed::{Seed, flow_key, seeds};
 
+use tcpfsm_common::abi::ByMapAndState;
 use tracing::{info, warn};
 
 use crate::{
     clock::monotonic_ns,
     error::Result,
     host::Host,
-    kernel::records::{FlowMaps, Inserted},
+    kernel::{
+        evictions::NONE,
+        records::{FlowMaps, Inserted},
+    },
 };
 
 /// Puts the flows of existing sockets into the maps; to be called once packets are seen, so that nothing falls
-/// between. A flow that the wire has shown meanwhile is left alone. Gives how many were put there.
+/// between. A flow that the wire has shown meanwhile is left alone. Gives what was put where.
 ///
 /// # Errors
 /// A system call on the maps failed. Sockets that the kernel does not list are no error: they are picked up
 /// from the wire.
-pub fn warm_start(host: &mut Host, maps: &FlowMaps, scope: u32, coverage: &Coverage) -> Result<u64> {
+pub fn warm_start(
+    host: &mut Host,
+    maps: &FlowMaps,
+    scope: u32,
+    coverage: &Coverage,
+) -> Result<ByMapAndState> {
     let sockets = match host.sockets() {
         Ok(sockets) => sockets,
         Err(error) => {
             warn!("existing connections are known only once they send: sock_diag: {error}");
-            return Ok(0);
+            return Ok(NONE);
         }
     };
     let found = seeds(&sockets, scope, monotonic_ns(), |socket| coverage.passage(socket));
-    let mut count = 0;
+    let mut seeded = NONE;
     for Seed { key, record } in &found {
-        match maps.insert_new(key, record)? {
-            Inserted::New => count += 1,
-            Inserted::Known => {}
+        match maps.insert_new(key, record, &mut seeded)? {
+            Inserted::New | Inserted::Known => {}
             Inserted::Full => break,
         }
     }
+    let count: u64 = seeded.as_flattened().iter().sum();
     if count > 0 {
         info!("{count} connections begun earlier, as their sockets have them");
     }
-    Ok(count)
+    Ok(seeded)
 }

@@ -1,7 +1,7 @@
 //! Packets whose headers are the matter.
 
 use tcpfsm_common::{
-    abi::{FlowRecord, Outcome},
+    abi::{FlowRecord, Outcome, Verdict},
     fact::Fact,
     flow::{End, FlowKey},
     fsm::{Config, State, advance},
@@ -264,7 +264,7 @@ fn frames_are_parsed_alike_by_userspace_and_every_hook() {
             let at = format!("{} ({}), {through:?}", row.id, row.what);
             let frame = (row.build)(network);
             let parsed = in_userspace(row, network);
-            if !fits(through, &frame) {
+            if !support::takes(through, &frame) {
                 continue;
             }
             let before = kernel.counters();
@@ -279,7 +279,8 @@ fn frames_are_parsed_alike_by_userspace_and_every_hook() {
                 Ok((key, sender, segment)) => {
                     // What follows is the machine's business, and the same for both.
                     let mut record = FlowRecord::default();
-                    let _ = advance(&mut record, sender, &segment, 0, Config::default());
+                    let (step, _) = advance(&mut record, sender, &segment, 0, Config::default());
+                    assert_eq!(step.facts.has(Fact::BadOption), is_malformed(&segment), "{at}");
                     let (in_kernel, _) = kernel.record(&key).unwrap_or_else(|| panic!("{at}: {counted:?}"));
                     assert_eq!(support::comparable(&in_kernel), support::comparable(&record), "{at}");
                 }
@@ -327,54 +328,12 @@ fn malformed_packets_leave_a_flow_alone() {
     for row in ROWS.iter().filter(|row| matches!(row.expect, Skipped(_))) {
         for through in [Through::Xdp, Through::TcEgress] {
             let frame = (row.build)(1);
-            if fits(through, &frame) {
+            if support::takes(through, &frame) {
                 kernel.run(through, &frame);
             }
         }
     }
     assert_eq!(kernel.record(&key).unwrap().0, before);
-}
-
-/// P32, P33: errors that quote an open connection are told, and end nothing (RFC 5927 §4).
-#[test]
-fn icmp_errors_do_not_end_a_synchronized_connection() {
-    crate::needs_kernel!();
-    let mut kernel = Kernel::load();
-    let cases: &[(&str, u8, u8)] = &[
-        ("P32: fragmentation needed", 3, 4),
-        ("P32: time exceeded", 11, 0),
-        ("P33: port unreachable", 3, 3),
-        ("P33: host unreachable", 3, 1),
-        ("P33: prohibited", 3, 13),
-    ];
-    for (network, &(what, kind, code)) in (1..).zip(cases) {
-        let ports = (40_000, 443);
-        let steps: [(bool, u32, u32, u16); 3] =
-            [(true, 100, 0, F::SYN), (false, 500, 101, F::SYN | F::ACK), (true, 101, 501, F::ACK)];
-        let mut last = Vec::new();
-        for (from_client, seq, ack, flags) in steps {
-            let (ports, from, to) = if from_client { (ports, 1, 2) } else { ((ports.1, ports.0), 2, 1) };
-            last = ipv4(network, from, to, 1, &tcp(ports, seq, ack, flags, 64_240, &[], 0));
-            kernel.run(if from_client { Through::TcEgress } else { Through::Xdp }, &ethernet(&last));
-        }
-        let (key, ..) = parse(&ethernet(&last)).unwrap();
-        let before = kernel.record(&key).unwrap().0;
-        let counters = kernel.counters();
-        let mut error = vec![0x45, 0, 0, 56, 0, 1, 0, 0, 64, 1, 0, 0, 192, 0, 2, 9];
-        error.extend(&last[12..16]);
-        error.extend([kind, code, 0, 0, 0, 0, 0, 0]);
-        // As much as RFC 792 asks for: the IP header and eight bytes.
-        error.extend(&last[..28]);
-        kernel.run(Through::Xdp, &ethernet(&error));
-        let after = kernel.record(&key).unwrap().0;
-        assert_eq!(after.shared.verdict, before.shared.verdict, "{what}");
-        assert_eq!(after.sent, before.sent, "{what}");
-        let now = kernel.counters();
-        let fact = Fact::IcmpSoftError as usize;
-        assert_eq!(now.facts[fact], counters.facts[fact] + 1, "{what}");
-        let icmp = Outcome::Icmp as usize;
-        assert_eq!(now.packets[0][icmp], counters.packets[0][icmp] + 1, "{what}");
-    }
 }
 
 /// P30: what a NAT changes between the hooks is two flows, each seen from one side.
@@ -391,15 +350,9 @@ fn a_translated_connection_is_two_flows() {
     assert_ne!(keys[0].0, keys[1].0);
     for (key, sender, _) in keys {
         let (record, embryonic) = kernel.record(&key).unwrap();
-        let verdict = tcpfsm_common::abi::Verdict(record.shared.verdict);
+        let verdict = Verdict(record.shared.verdict);
         assert_eq!((verdict.state(sender), embryonic), (State::SynSent, true));
     }
-}
-
-/// The kernel's test runs make no skb that ends in its IP header; XDP is given anything.
-fn fits(through: Through, frame: &[u8]) -> bool {
-    let header = if frame[12..14] == [0x86, 0xdd] { 40 } else { 20 };
-    through == Through::Xdp || frame.len() >= 14 + header
 }
 
 type Found = (FlowKey, End, Segment);

@@ -4,19 +4,21 @@
 
 pub mod segments;
 
+use std::os::fd::AsFd as _;
+
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use tcpfsm_common::{
     abi::{
-        ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, ServiceKey, ServiceRecord,
-        StuckEvent, SweepReport, SweepRequest,
+        ByMapAndState, ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, ServiceKey,
+        ServiceRecord, StuckEvent, SweepReport, SweepRequest,
     },
     flow::{FlowKey, FlowKey4, FlowKey6},
 };
-use tcpfsm_userspace::BPF_OBJECT;
+use tcpfsm_userspace::{BPF_OBJECT, kernel::sweep::SweepReports};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The ABI's types as aya wants them.
@@ -202,23 +204,41 @@ impl Kernel {
     }
 
     /// Walks all flow maps in the kernel.
-    pub fn sweep(&mut self, request: SweepRequest) -> [SweepReport; 4] {
-        let mut map: Array<&mut MapData, Raw<SweepRequest>> =
-            Array::try_from(self.ebpf.map_mut("SWEEP_REQUEST").unwrap()).unwrap();
-        map.set(0, Raw(request), 0).unwrap();
-        let mut map: Array<&mut MapData, Raw<SweepReport>> =
-            Array::try_from(self.ebpf.map_mut("SWEEP_REPORT").unwrap()).unwrap();
-        for at in 0..4 {
-            map.set(at, Raw(SweepReport::default()), 0).unwrap();
-        }
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut("tcpfsm_sweep").unwrap().try_into().unwrap();
+    pub fn sweep(&self, request: SweepRequest) -> SweepReports {
+        let zero = [SweepReport::default(); 4];
+        self.write("SWEEP_REQUEST", &[request]);
+        self.write("SWEEP_REPORT", &zero);
+        let program: &SchedClassifier = self.ebpf.program("tcpfsm_sweep").unwrap().try_into().unwrap();
         let frame = [0; 64];
         let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..TestRunOptions::default() };
         program.test_run(options).unwrap();
         let map: Array<&MapData, Raw<SweepReport>> =
             Array::try_from(self.ebpf.map("SWEEP_REPORT").unwrap()).unwrap();
         [0, 1, 2, 3].map(|at| map.get(&at, 0).unwrap().0)
+    }
+
+    /// Writes an array map whole. Through a handle of its own: others may run programs meanwhile.
+    fn write<T: FromBytes + IntoBytes + Copy + 'static>(&self, map: &str, values: &[T]) {
+        let Map::Array(data) = self.ebpf.map(map).unwrap() else { panic!("{map} is no array") };
+        let data = MapData::from_fd(data.fd().as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut array: Array<MapData, Raw<T>> = Array::try_from(Map::Array(data)).unwrap();
+        for (at, value) in (0..).zip(values) {
+            array.set(at, Raw(*value), 0).unwrap();
+        }
+    }
+
+    /// What is missing by the books: flows that came into a state of a map, less those that went and those that are
+    /// there. Without evictions that is nothing.
+    pub fn missing(&self) -> ByMapAndState {
+        let Counters { came, went, .. } = self.counters();
+        let there = self.sweep(SweepRequest { number: 1, ..SweepRequest::default() });
+        let mut missing = came;
+        for ((missing, went), there) in missing.iter_mut().zip(went).zip(there) {
+            for ((missing, went), there) in missing.iter_mut().zip(went).zip(there.by_state) {
+                *missing = missing.wrapping_sub(went).wrapping_sub(there);
+            }
+        }
+        missing
     }
 
     /// Instructions that the verifier processed, by program.
@@ -240,6 +260,12 @@ impl Kernel {
 pub struct Event {
     pub event: FlowEvent,
     pub closed: Option<ClosedEvent>,
+}
+
+/// The kernel's test runs make no skb that ends in its IP header; XDP is given anything.
+pub fn takes(through: Through, frame: &[u8]) -> bool {
+    let header = if frame[12..14] == [0x86, 0xdd] { 40 } else { 20 };
+    through == Through::Xdp || frame.len() >= 14 + header
 }
 
 /// Puts an Ethernet header before an IP packet.

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tcpfsm_common::abi::{
-    ClosedEvent, Correction, Counters, DWELL_BUCKETS, Evidence, FlowEvent, FlowRecord, KernelConfig,
-    LATENCY_BUCKETS, STATE_SLOTS, ServiceKey, ServiceRecord, Shared, StuckEvent, SweepReport, SweepRequest,
+    ClosedEvent, Correction, Counters, DWELL_BUCKETS, Evidence, FLOW_MAPS, FlowEvent, FlowRecord,
+    KernelConfig, LATENCY_BUCKETS, STATE_SLOTS, ServiceKey, ServiceRecord, Shared, StuckEvent, SweepReport,
+    SweepRequest,
 };
 use tcpfsm_common::flow::{FlowKey4, FlowKey6};
 
@@ -78,6 +79,7 @@ fn size_of_type(kind: &str) -> Result<usize> {
 fn length(count: &str) -> Result<usize> {
     match count {
         "STATE_SLOTS" => Ok(STATE_SLOTS),
+        "FLOW_MAPS" => Ok(FLOW_MAPS),
         "DWELL_BUCKETS" => Ok(DWELL_BUCKETS),
         "LATENCY_BUCKETS" => Ok(LATENCY_BUCKETS),
         number => number.parse().with_context(|| format!("unknown length {number}")),

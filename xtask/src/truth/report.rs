@@ -77,7 +77,10 @@ impl Report {
             if self.settings.bad_wire() {
                 let share = total.right * 10_000 / total.truth().max(1);
                 let listed = rest.equal * 10_000 / rest.compared.max(1);
-                unless(listed >= GOAL, format!("{name}: {} of the states listed are equal", percent(rest.equal, rest.compared)));
+                unless(
+                    listed >= GOAL,
+                    format!("{name}: {} of the states listed are equal", percent(rest.equal, rest.compared)),
+                );
                 unless(
                     share >= GOAL,
                     format!("{name}: {} right, less than 99.9 %", percent(total.right, total.truth())),

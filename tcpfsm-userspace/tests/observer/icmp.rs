@@ -1,0 +1,82 @@
+//! ICMP errors that quote a segment of a flow.
+
+use tcpfsm_common::{
+    abi::{CloseReason, Outcome, Verdict},
+    fact::Fact,
+    fsm::State,
+    segment::TcpFlags as F,
+};
+
+use crate::support::{
+    self, Kernel, Through, ethernet,
+    segments::{ipv4, parse, tcp},
+};
+
+/// P32, P33: errors that quote an open connection are told, and end nothing (RFC 5927 §4).
+#[test]
+fn icmp_errors_do_not_end_a_synchronized_connection() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    let cases: &[(&str, u8, u8)] = &[
+        ("P32: fragmentation needed", 3, 4),
+        ("P32: time exceeded", 11, 0),
+        ("P33: port unreachable", 3, 3),
+        ("P33: host unreachable", 3, 1),
+        ("P33: prohibited", 3, 13),
+    ];
+    for (network, &(what, kind, code)) in (1..).zip(cases) {
+        let ports = (40_000, 443);
+        let steps: [(bool, u32, u32, u16); 3] =
+            [(true, 100, 0, F::SYN), (false, 500, 101, F::SYN | F::ACK), (true, 101, 501, F::ACK)];
+        let mut last = Vec::new();
+        for (from_client, seq, ack, flags) in steps {
+            let (ports, from, to) = if from_client { (ports, 1, 2) } else { ((ports.1, ports.0), 2, 1) };
+            last = ipv4(network, from, to, 1, &tcp(ports, seq, ack, flags, 64_240, &[], 0));
+            kernel.run(if from_client { Through::TcEgress } else { Through::Xdp }, &ethernet(&last));
+        }
+        let (key, ..) = parse(&last);
+        let before = kernel.record(&key).unwrap().0;
+        let counters = kernel.counters();
+        kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &last)));
+        let after = kernel.record(&key).unwrap().0;
+        assert_eq!(after.shared.verdict, before.shared.verdict, "{what}");
+        assert_eq!(after.sent, before.sent, "{what}");
+        let now = kernel.counters();
+        let fact = Fact::IcmpSoftError as usize;
+        assert_eq!(now.facts[fact], counters.facts[fact] + 1, "{what}");
+        let icmp = Outcome::Icmp as usize;
+        assert_eq!(now.packets[0][icmp], counters.packets[0][icmp] + 1, "{what}");
+    }
+}
+
+/// The same errors about a SYN: those that say that it cannot be delivered end the attempt, with their reason.
+#[test]
+fn icmp_unreachables_end_a_connection_request() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    for (network, (kind, code, hard)) in
+        (1..).zip([(3, 1, true), (3, 3, true), (3, 13, true), (11, 0, false)])
+    {
+        let syn = ipv4(network, 1, 2, 7, &tcp((40_000, 443), 1000, 0, F::SYN, 64_240, &[], 0));
+        kernel.run(Through::TcEgress, &ethernet(&syn));
+        kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &syn)));
+        let (key, sender, _) = parse(&syn);
+        let verdict = Verdict(kernel.record(&key).unwrap().0.shared.verdict);
+        let (state, reason) = if hard {
+            (State::Closed, CloseReason::Unreachable)
+        } else {
+            (State::SynSent, CloseReason::Open)
+        };
+        assert_eq!((verdict.state(sender), verdict.close_reason()), (state, reason), "ICMP {kind}/{code}");
+    }
+    assert_eq!(kernel.counters().facts[Fact::ConnectUnreachable as usize], 3);
+}
+
+/// An ICMP error that quotes as much as RFC 792 asks for: the IP header and eight bytes.
+fn icmp_error(kind: u8, code: u8, quoted: &[u8]) -> Vec<u8> {
+    let mut error = vec![0x45, 0, 0, 56, 0, 1, 0, 0, 64, 1, 0, 0, 192, 0, 2, 9];
+    error.extend(&quoted[12..16]);
+    error.extend([kind, code, 0, 0, 0, 0, 0, 0]);
+    error.extend(&quoted[..28]);
+    error
+}
