@@ -4,6 +4,7 @@
 //! `captures.tar.xz` and `groundtruth.jsonl.xz` (see `docs/captures.md`).
 
 mod score;
+mod speed;
 mod truth;
 
 use std::collections::HashMap;
@@ -38,20 +39,31 @@ pub struct Arguments {
     /// A file that takes longer hangs
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     timeout: u64,
+    /// Instead, compare the speed of `replay` with tcptrace's and tshark's, on files made for it (1.1 GB, 4 minutes)
+    #[arg(long)]
+    speed: bool,
+    /// Rounds of --speed, of which the median counts
+    #[arg(long, default_value_t = 3, value_name = "N", requires = "speed")]
+    rounds: usize,
 }
 
 /// The subcommand. Fails where a file crashes or hangs the program, or a goal is missed.
 pub fn main(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let binary = arguments.binary.clone().unwrap_or_else(|| workspace.target().join("release/tcpfsm"));
+    if !binary.is_file() {
+        bail!("{} is not built\n  remedy: cargo xtask build", binary.display());
+    }
+    if arguments.speed {
+        let scratch = Scratch::new()?;
+        speed::main(&binary, scratch.path(), arguments.rounds)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let dir = arguments.dir.clone().unwrap_or_else(|| workspace.root().join("../shared/captures"));
     let (archive, truth) = (dir.join("captures.tar.xz"), dir.join("groundtruth.jsonl.xz"));
     for file in [&archive, &truth] {
         if !file.is_file() {
             bail!("{} is not there\n  remedy: name the directory of the captures with --dir", file.display());
         }
-    }
-    let binary = arguments.binary.clone().unwrap_or_else(|| workspace.target().join("release/tcpfsm"));
-    if !binary.is_file() {
-        bail!("{} is not built\n  remedy: cargo xtask build", binary.display());
     }
 
     heading("Unpacking the captures");

@@ -127,4 +127,14 @@ mod tests {
         assert!(!expire(&record, &request(109 * SECOND)).remove);
         assert!(expire(&record, &request(111 * SECOND)).remove);
     }
+
+    /// P40 of the conformance table: the sweep's clock may read a little earlier than the one of a segment that came
+    /// meanwhile, and neither wraps.
+    #[test]
+    fn a_clock_that_reads_earlier_ends_nothing() {
+        let record = record(State::TimeWait, State::LastAck, [100 * SECOND; 2], 100 * SECOND);
+        let before = Verdict(record.shared.verdict);
+        assert_eq!(expire(&record, &request(99 * SECOND)), Expiry { verdict: before, remove: false });
+        assert!(expire(&record, &request(u64::MAX)).verdict.is_closed());
+    }
 }

@@ -14,7 +14,8 @@ use crate::lab::{Netns, sockets};
 
 /// Whoever moved so shortly before or after a listing is not judged by it. Microseconds.
 const UNREST: i64 = 100_000;
-/// Linux keeps TIME-WAIT for 60 s; what is nearly as old may be gone on one side and not on the other.
+/// Linux keeps TIME-WAIT for 60 s after the last FIN, and its timers are seconds late; the tracker counts from the
+/// first and looks every 5 s. What is nearly as old may be gone on one side and not on the other.
 const OLD: i64 = 55_000_000;
 
 /// One listing.
@@ -98,10 +99,13 @@ pub fn compare(listings: &[Listing], side: &Side<'_>, wall: i64) -> Agreement {
     agreement
 }
 
-/// The state that the tracker had told of by then, since when, and whether that is a TIME-WAIT about to end.
+/// The state that the tracker had told of by then, since when, and whether that is a TIME-WAIT about to end, or ended
+/// by its time.
 fn state_at(said: &[Said], time: i64) -> Option<(State, i64, bool)> {
     let last = said.iter().rev().find(|step| step.at <= time)?;
-    Some((last.to, last.at, matches!(last.to, State::TimeWait | State::FinWait2) && time - last.at > OLD))
+    let waits = |state| matches!(state, State::TimeWait | State::FinWait2);
+    let ending = waits(last.to) && time - last.at > OLD || waits(last.from) && &*last.why == "timeout";
+    Some((last.to, last.at, ending))
 }
 
 fn is_restless(said: &[Said], moved: &[Moved], window: std::ops::Range<i64>, wall: i64) -> bool {
