@@ -6,7 +6,7 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use tcpfsm_common::{
-    abi::{Counters, FlowRecord, Health, SweepReport, SweepRequest, Verdict},
+    abi::{Counters, FlowRecord, Health, KernelConfig, SweepReport, SweepRequest, Verdict},
     flow::{Endpoints4, Endpoints6, FlowKey4, FlowKey6},
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -26,7 +26,7 @@ pub struct Raw<T>(pub T);
 // SAFETY: zerocopy has checked that any bytes make a `T` and that it has no padding.
 unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> Pod for Raw<T> {}
 
-/// Entries of the maps.
+/// Entries of the maps, and how many events of handshakes are told one by one (0: all).
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     pub flows4: u32,
@@ -34,11 +34,12 @@ pub struct Sizes {
     pub embryos4: u32,
     pub embryos6: u32,
     pub ring: u32,
+    pub event_quota: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { flows4: 16_384, flows6: 16_384, embryos4: 16_384, embryos6: 16_384, ring: 16 << 20 }
+        Self { flows4: 16_384, flows6: 16_384, embryos4: 16_384, embryos6: 16_384, ring: 16 << 20, event_quota: 0 }
     }
 }
 
@@ -54,8 +55,10 @@ pub fn room(flows: u32) -> u32 {
 
 impl Subject {
     pub fn load(object: &[u8], sizes: &Sizes) -> Result<Self> {
+        let config = Raw(KernelConfig { event_quota: sizes.event_quota, ..KernelConfig::default() });
         let mut loader = EbpfLoader::new();
         loader
+            .override_global("CONFIG", &config, true)
             .map_max_entries("FLOWS4", sizes.flows4)
             .map_max_entries("FLOWS6", sizes.flows6)
             .map_max_entries("EMBRYOS4", sizes.embryos4)

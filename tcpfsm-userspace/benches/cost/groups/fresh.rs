@@ -4,6 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use anyhow::{Context as _, Result, bail};
 use tcpfsm_common::abi::Health;
+use tcpfsm_userspace::config::Config;
 
 use crate::{
     Bench,
@@ -58,7 +59,9 @@ pub fn new(bench: &Bench) -> Result<Table> {
     let filler = floor_connections.program("floor_insert_tc")?;
     let floor_connection = filled(bench, [&filler, &insert_connections], &connection, full, || Ok(()))?;
 
-    let flood = Tracker::new(bench, Sizes { embryos4: entries, ..Sizes::default() }, &syn, full)?;
+    // As the daemon loads it: of a flood's events a part is told.
+    let event_quota = Config::default().event_quota;
+    let flood = Tracker::new(bench, Sizes { embryos4: entries, event_quota, ..Sizes::default() }, &syn, full)?;
     let life = Tracker::new(bench, Sizes { flows4: entries, ..Sizes::default() }, &connection, full)?;
     let frame = || PLAIN.frame(DATA);
     // No more at once than the ring holds: drained between the slices, off the clock.
