@@ -78,4 +78,5 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 
 /// Set by the daemon before the programs are loaded.
 #[unsafe(no_mangle)]
-pub(crate) static CONFIG: Global<KernelConfig> = Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0 });
+pub(crate) static CONFIG: Global<KernelConfig> =
+    Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0 });

@@ -48,6 +48,12 @@ static CONFIG: [u32; 3] = [0, 0, 4_096];
 
 /// The first network of the attackers'.
 const ATTACKERS: u32 = 1 << 20;
+
+/// Networks have 24 bits; when they are used up, whoever had one is long evicted.
+const fn attacker(number: u32) -> u32 {
+    ATTACKERS + number % ((1 << 24) - 1 - ATTACKERS)
+}
+
 const DATA: u32 = 100;
 
 /// Xorshift: the same flood each time.
@@ -181,8 +187,6 @@ impl Host {
         let mut mark = (thread_cpu(), self.packets);
         let mut times = 0;
         while times < 10 * self.size.embryos || started.elapsed() < self.size.least {
-            // 24 bits of addresses.
-            assert!(ATTACKERS + times < (1 << 24) - 1, "the flood ran out of addresses");
             attack(self, times);
             times += 1;
             if times.is_multiple_of(BETWEEN) {
@@ -235,9 +239,9 @@ impl Host {
         let before = self.kernel.counters();
         self.endure(what, |host, number| {
             let (seq, ack) = (host.random.next(), host.random.next());
-            host.hear(ATTACKERS + number, [seq, ack], flags, 0);
+            host.hear(attacker(number), [seq, ack], flags, 0);
             if let Some(answer) = answer {
-                host.say(ATTACKERS + number, [ack, seq.wrapping_add(1)], answer, 0);
+                host.say(attacker(number), [ack, seq.wrapping_add(1)], answer, 0);
             }
         });
         let after = self.kernel.counters();
@@ -259,8 +263,8 @@ fn a_syn_flood() {
     let (before, before_told) = (host.kernel.counters(), host.fate());
     let syns = host.endure("SYN flood", |host, number| {
         let seq = host.random.next();
-        host.hear(ATTACKERS + number, [seq, 0], F::SYN, 0);
-        host.say(ATTACKERS + number, [seq ^ 77, seq.wrapping_add(1)], F::SYN | F::ACK, 0);
+        host.hear(attacker(number), [seq, 0], F::SYN, 0);
+        host.say(attacker(number), [seq ^ 77, seq.wrapping_add(1)], F::SYN | F::ACK, 0);
     });
     let syns = u64::from(syns);
     let inserted = |health: &Counters| health.health[Health::Inserted as usize];
@@ -293,7 +297,7 @@ fn a_reset_flood() {
     let before = host.kernel.counters();
     host.endure("RST flood", |host, number| {
         let (seq, stray) = (host.random.next(), host.random.next().is_multiple_of(2));
-        let network = if stray { ATTACKERS + number } else { number % host.size.connected };
+        let network = if stray { attacker(number) } else { number % host.size.connected };
         // Exact and in-window ones are somebody who can see the connection: another test's.
         let seq = if seq.wrapping_sub(101) < 1 << 24 { seq | 1 << 31 } else { seq };
         host.hear(network, [seq, 0], F::RST, 0);
@@ -335,8 +339,8 @@ fn a_syn_scan() {
     let before = host.kernel.counters();
     let syns = host.endure("SYN scan", |host, number| {
         let seq = host.random.next();
-        host.hear(ATTACKERS + number, [seq, 0], F::SYN, 0);
-        host.say(ATTACKERS + number, [0, seq.wrapping_add(1)], F::RST | F::ACK, 0);
+        host.hear(attacker(number), [seq, 0], F::SYN, 0);
+        host.say(attacker(number), [0, seq.wrapping_add(1)], F::RST | F::ACK, 0);
     });
     let after = host.kernel.counters();
     let closed = |counters: &Counters| counters.closed.iter().sum::<u64>();

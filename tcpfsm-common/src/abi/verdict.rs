@@ -388,7 +388,10 @@ mod tests {
     #[test]
     fn a_handshake_ends_where_both_are_connected() {
         let of = |low, high| {
-            Verdict::default().with_state(End::Low, low, true).with_state(End::High, high, false).is_handshake()
+            Verdict::default()
+                .with_state(End::Low, low, true)
+                .with_state(End::High, high, false)
+                .is_handshake()
         };
         for (states, expected) in [
             ([State::Closed, State::Closed], true),

@@ -8,8 +8,19 @@ use super::Config;
 #[must_use]
 pub fn default_file() -> String {
     let config = Config::default();
-    let Config { scope, pickup, event_quota, timeouts, stuck, detect, sweep_interval, maps, metrics, socket, .. } =
-        &config;
+    let Config {
+        scope,
+        pickup,
+        event_quota,
+        timeouts,
+        stuck,
+        detect,
+        sweep_interval,
+        maps,
+        metrics,
+        socket,
+        ..
+    } = &config;
     let table =
         |durations: &super::PerState| durations.iter().map(|entry| format!("{entry}\n")).collect::<String>();
     format!(

@@ -29,7 +29,11 @@ fn is_illegal(seen: &Seen<'_>) -> bool {
 }
 
 fn sent(seen: &Seen<'_>) -> Hit {
-    Hit { group: any_port(seen.source()), weight: seen.event().weight(), example: seen.example(seen.sender()) }
+    Hit {
+        group: any_port(seen.source()),
+        weight: seen.event().weight(),
+        example: seen.example(seen.sender()),
+    }
 }
 
 #[cfg(test)]

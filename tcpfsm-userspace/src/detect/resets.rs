@@ -13,7 +13,9 @@ pub(super) const SPECS: &[Spec] = &[
     Spec {
         kind: AnomalyKind::ConnectionAborted,
         hit: |seen| seen.has(Fact::Reset).then(|| at_service(seen, seen.sender())),
-        base: |seen| [(seen.kind() == EventKind::Closed).then(|| (seen.service(), seen.event().weight())), None],
+        base: |seen| {
+            [(seen.kind() == EventKind::Closed).then(|| (seen.service(), seen.event().weight())), None]
+        },
         base_has_hits: true,
         by_source: false,
         technique: None,
@@ -51,7 +53,11 @@ fn at_service(seen: &Seen<'_>, end: End) -> Hit {
 }
 
 fn of_sender(seen: &Seen<'_>) -> Hit {
-    Hit { group: any_port(seen.source()), weight: seen.event().weight(), example: seen.example(seen.sender()) }
+    Hit {
+        group: any_port(seen.source()),
+        weight: seen.event().weight(),
+        example: seen.example(seen.sender()),
+    }
 }
 
 /// A reset of a known connection. Refusals are an answer, and have a kind of their own.

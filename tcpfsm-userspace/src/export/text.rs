@@ -69,7 +69,8 @@ impl TextLines {
     }
 
     fn transition(&self, line: &mut String, time: &str, transition: &Transition) -> std::fmt::Result {
-        let Transition { flow, side, from, to, confirmed, dwell_ns, cause, proc, unowned, sample } = transition;
+        let Transition { flow, side, from, to, confirmed, dwell_ns, cause, proc, unowned, sample } =
+            transition;
         let states = format!("{} -> {}{}", from.ss_name(), to.ss_name(), if *confirmed { "" } else { "?" });
         let dwell = if *dwell_ns == 0 { "-".to_owned() } else { short_duration(*dwell_ns) };
         let cause = if cause.flags.is_empty() {
