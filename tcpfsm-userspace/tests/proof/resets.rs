@@ -62,9 +62,10 @@ fn forge(
     let mut forger = Program::start_told(stage.lab.b(), PYTHON, &arguments);
     client.write_all(b"hello").unwrap();
     // The forger sends as soon as it has heard the client, and then takes its time to end.
-    let since = Instant::now();
+    let mut since = Instant::now();
     forger.wait();
     if shield {
+        since = Instant::now();
         // It never sent that reset, and goes on.
         for _ in 0..4 {
             client.write_all(b"still here").unwrap();
