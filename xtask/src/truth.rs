@@ -219,8 +219,10 @@ pub fn run(program: &Path, settings: Settings) -> Result<Report> {
     let lives = Lives::of(&recording);
     let sides = accounts.iter().map(|(clients, account)| {
         let name = if *clients { "clients" } else { "servers" };
-        let side = Side { name, clients: *clients, lives: &lives, account, played: &played };
-        let agreement = rest::compare(&listings[usize::from(!clients)], &side, wall);
+        let listings = &listings[usize::from(!clients)];
+        let last = listings.last().map(|listing| (listing, wall));
+        let side = Side { name, clients: *clients, lives: &lives, account, played: &played, last };
+        let agreement = rest::compare(listings, &side, wall);
         report::SideReport::new(&side, agreement)
     });
     let sides = sides.collect();

@@ -68,7 +68,13 @@ impl Report {
             format!("{} records of the tracepoint were lost: the truth has holes", self.lost),
         );
         unless(self.lives.headless == 0, format!("{} records have no beginning", self.lives.headless));
-        for SideReport { name, score: Score { total, .. }, rest, lost, not_local } in &self.sides {
+        for SideReport { name, score: Score { total, ends, contradicted, .. }, rest, lost, not_local } in
+            &self.sides
+        {
+            unless(
+                contradicted * 1_000 <= *ends,
+                format!("{name}: {contradicted} ends have records that the list of sockets contradicts"),
+            );
             unless(lost.is_empty(), format!("{name}: the tracker lost {}", losses(lost)));
             unless(
                 *not_local == 0,
@@ -151,13 +157,19 @@ impl Report {
 
     fn write_side(&self, out: &mut String, side: &SideReport, differences: usize) -> std::fmt::Result {
         let SideReport { name, score, rest, lost, .. } = side;
-        let Score { total, ends, exact, by_kind, by_transition, classes } = score;
+        let Score { total, ends, exact, contradicted, by_kind, by_transition, classes } = score;
         writeln!(
             out,
             "\nTHE {}, {ends} ends, {exact} without a difference; lost by the tracker: {}",
             name.to_uppercase(),
             losses(lost)
         )?;
+        if *contradicted > 0 {
+            writeln!(
+                out,
+                "{contradicted} more not judged: their records end where the list of sockets does not"
+            )?;
+        }
         writeln!(out, "{:32}{}", "TRAFFIC", HEADS)?;
         for (kind, counts) in KINDS.iter().zip(by_kind) {
             writeln!(out, "{:32}{}", kind.name, row(counts))?;
@@ -239,7 +251,7 @@ impl Report {
 
 fn side_json(side: &SideReport) -> Value {
     let SideReport { name, score, rest, lost, not_local } = side;
-    let Score { total, ends, exact, by_kind, by_transition, classes } = score;
+    let Score { total, ends, exact, contradicted, by_kind, by_transition, classes } = score;
     let Agreement { listings, compared, equal, unsettled, differences } = rest;
     let by_kind: Vec<_> =
         KINDS.iter().zip(by_kind).map(|(kind, counts)| with(counts, &[("traffic", kind.name)])).collect();
@@ -270,6 +282,7 @@ fn side_json(side: &SideReport) -> Value {
         "side": name,
         "ends": ends,
         "ends_without_difference": exact,
+        "ends_contradicted": contradicted,
         "total": with(total, &[]),
         "by_traffic": by_kind,
         "by_transition": by_transition,

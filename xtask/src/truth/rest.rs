@@ -43,6 +43,15 @@ impl Listing {
         self.states.values().all(|state| matches!(state, State::TimeWait | State::FinWait2))
     }
 
+    /// Whether an end's full socket was, by its last record before, in a state that it is not in here: then a record is
+    /// missing. `wall` as in [`compare`].
+    pub fn contradicts(&self, end: End, moves: &[Moved], wall: i64) -> bool {
+        let before = |moved: &&Moved| (moved.at.cast_signed() + wall) / 1_000 < self.taken[0] - UNREST;
+        moves.iter().rfind(before).is_some_and(|last| {
+            last.to != State::Closed && moves.last() == Some(last) && self.states.get(&end) != Some(&last.to)
+        })
+    }
+
     /// How many ends are in which state.
     pub fn by_state(&self) -> HashMap<State, u64> {
         let mut counts = HashMap::new();

@@ -9,6 +9,7 @@ use tcpfsm_common::fsm::State;
 use super::align::{Finding, align};
 use super::lives::{End, Lives, Moved};
 use super::programs::KINDS;
+use super::rest::Listing;
 use super::tracker::{Account, Said};
 use super::traffic::Played;
 
@@ -20,6 +21,8 @@ pub struct Side<'a> {
     pub lives: &'a Lives,
     pub account: &'a Account,
     pub played: &'a Played,
+    /// The last listing of its sockets, and what to add to a CLOCK_MONOTONIC nanosecond to get its clock.
+    pub last: Option<(&'a Listing, i64)>,
 }
 
 impl Side<'_> {
@@ -95,6 +98,8 @@ pub struct Score {
     pub ends: u64,
     /// Of these, without a difference.
     pub exact: u64,
+    /// Not judged, and not among `ends`: the records end in a state that the list of sockets does not show.
+    pub contradicted: u64,
     /// By kind of traffic, in the order of [`KINDS`].
     pub by_kind: Vec<Counts>,
     /// By the kernel's transition; what was invented by the tracker's.
@@ -112,6 +117,10 @@ pub fn score(side: &Side<'_>) -> Score {
         let moves = side.lives.by_end.get(&end).map_or(&[][..], Vec::as_slice);
         let steps = side.account.by_end.get(&end).map_or(&[][..], Vec::as_slice);
         if moves.is_empty() && steps.is_empty() {
+            continue;
+        }
+        if side.last.is_some_and(|(listing, wall)| listing.contradicts(end, moves, wall)) {
+            score.contradicted += 1;
             continue;
         }
         let mut counts = Counts::default();
