@@ -39,7 +39,14 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { flows4: 16_384, flows6: 16_384, embryos4: 16_384, embryos6: 16_384, ring: 16 << 20, event_quota: 0 }
+        Self {
+            flows4: 16_384,
+            flows6: 16_384,
+            embryos4: 16_384,
+            embryos6: 16_384,
+            ring: 16 << 20,
+            event_quota: 0,
+        }
     }
 }
 

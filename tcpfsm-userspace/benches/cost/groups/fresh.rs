@@ -61,7 +61,8 @@ pub fn new(bench: &Bench) -> Result<Table> {
 
     // As the daemon loads it: of a flood's events a part is told.
     let event_quota = Config::default().event_quota;
-    let flood = Tracker::new(bench, Sizes { embryos4: entries, event_quota, ..Sizes::default() }, &syn, full)?;
+    let flood =
+        Tracker::new(bench, Sizes { embryos4: entries, event_quota, ..Sizes::default() }, &syn, full)?;
     let life = Tracker::new(bench, Sizes { flows4: entries, ..Sizes::default() }, &connection, full)?;
     let frame = || PLAIN.frame(DATA);
     // No more at once than the ring holds: drained between the slices, off the clock.
