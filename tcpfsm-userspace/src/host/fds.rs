@@ -33,6 +33,8 @@ const MAX_UNHELD: usize = 1 << 16;
 pub struct Degraded {
     /// What is missing and what would help.
     pub reason: String,
+    /// Whether it keeps only a few out of sight: most sockets that are not found are too new.
+    pub partly: bool,
 }
 
 /// A process that holds a socket.
@@ -91,6 +93,12 @@ impl FdIndex {
             self.unheld.insert(inode, now);
         }
         holder
+    }
+
+    /// Whether a walk of late has looked for this socket in vain.
+    #[must_use]
+    pub fn was_missed(&self, inode: u32) -> bool {
+        self.unheld.contains_key(&inode)
     }
 
     /// What keeps some holders out of sight, as of the last walk.
@@ -170,7 +178,8 @@ impl Walk {
         } else {
             return None;
         };
-        Some(Degraded { reason })
+        let partly = (no_proc.is_none() && *refused > 0 && missing.is_empty()) || *cut_short;
+        Some(Degraded { reason, partly })
     }
 
     fn refuse(&mut self, pid: u32) {

@@ -106,7 +106,7 @@ impl Host {
                     Ok(Some(listener)) => match self.owner(&listener) {
                         Some(owner) => Whose::Process(owner),
                         // Somebody listens: who, is not known yet, or may not be seen.
-                        None => Whose::Nobody(self.why_unnamed(), self.placement(&listener)),
+                        None => Whose::Nobody(self.why_unnamed(&listener), self.placement(&listener)),
                     },
                     Ok(None) | Err(_) => nobody(WhyUnowned::NoSocket),
                 };
@@ -125,15 +125,17 @@ impl Host {
             (_, 0) => Whose::Nobody(WhyUnowned::Orphan, self.placement(&socket)),
             (_, _) => match self.owner(&socket) {
                 Some(owner) => Whose::Process(owner),
-                None => Whose::Nobody(self.why_unnamed(), self.placement(&socket)),
+                None => Whose::Nobody(self.why_unnamed(&socket), self.placement(&socket)),
             },
         };
         Answer { whose, state }
     }
 
     /// Why the process that must hold a socket cannot be named.
-    fn why_unnamed(&self) -> WhyUnowned {
-        if self.degraded().is_some() { WhyUnowned::Hidden } else { WhyUnowned::TooNew }
+    fn why_unnamed(&self, socket: &Socket) -> WhyUnowned {
+        let hidden = self.unanswered.is_some()
+            || self.fds.degraded().is_some_and(|degraded| !degraded.partly || self.fds.was_missed(socket.inode));
+        if hidden { WhyUnowned::Hidden } else { WhyUnowned::TooNew }
     }
 
     /// The process that listens at this address and port, wildcard and dual-stack listeners included.
