@@ -167,9 +167,9 @@ impl Stage {
         over.unwrap_or_else(|| panic!("{} does not end: {:#?}", kind.name(), heard())).anomaly.peak
     }
 
-    /// Gives what has not been noticed yet three sweeps of time.
+    /// Gives what has not been noticed yet two sweeps of time.
     pub(crate) fn settle(&self) {
-        thread::sleep(SWEEP * 3);
+        thread::sleep(SWEEP * 2);
     }
 
     /// The case is over: nothing may have been reported but what was due, and `besides`.
