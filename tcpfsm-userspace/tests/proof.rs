@@ -14,18 +14,26 @@ mod stage;
 
 #[path = "proof/aborts.rs"]
 mod aborts;
+#[path = "proof/closing.rs"]
+mod closing;
 #[path = "proof/healthy.rs"]
 mod healthy;
 #[path = "proof/leak.rs"]
 mod leak;
+#[path = "proof/loss.rs"]
+mod loss;
 #[path = "proof/queue.rs"]
 mod queue;
+#[path = "proof/requests.rs"]
+mod requests;
 #[path = "proof/resets.rs"]
 mod resets;
 #[path = "proof/scans.rs"]
 mod scans;
 #[path = "proof/slow.rs"]
 mod slow;
+#[path = "proof/strays.rs"]
+mod strays;
 #[path = "proof/syn_flood.rs"]
 mod syn_flood;
 #[path = "proof/vanished.rs"]

@@ -46,12 +46,13 @@ pub(super) const SPECS: &[Spec] = &[
     },
 ];
 
-/// Whether the sweep gave up on a SYN that nobody answered.
+/// Whether the sweep gave up on a SYN that nobody answered. The responder, which nobody has seen, may have more time.
 fn is_timeout(seen: &Seen<'_>) -> bool {
     matches!(seen.kind(), EventKind::Closed | EventKind::Expired)
         && seen.event().flags == 0
         && seen.before().state(seen.originator()) == State::SynSent
-        && seen.after().close_reason() == CloseReason::Timeout
+        && seen.after().state(seen.originator()).is_closed()
+        && matches!(seen.after().close_reason(), CloseReason::Timeout | CloseReason::Open)
 }
 
 fn failed(seen: &Seen<'_>) -> Hit {
@@ -109,6 +110,15 @@ mod tests {
         let mut talk = Conversation::new();
         let syn = talk.segment(End::Low, TcpFlags::SYN, 0);
         let expired = talk.expire(200_000_000_000);
+        assert_eq!(found(&[syn, expired]), [AnomalyKind::ConnectTimeout]);
+
+        // As with [timeouts] syn_sent below syn_recv: the originator has given up, the responder is still thought of.
+        let mut talk = Conversation::new();
+        let syn = talk.segment(End::Low, TcpFlags::SYN, 0);
+        let mut expired = talk.expire(200_000_000_000);
+        let before = tcpfsm_common::abi::Verdict(expired.event.before);
+        expired.event.kind = EventKind::Expired as u8;
+        expired.event.after = before.with_state(End::Low, State::Closed, false).0;
         assert_eq!(found(&[syn, expired]), [AnomalyKind::ConnectTimeout]);
 
         let mut talk = Conversation::new();

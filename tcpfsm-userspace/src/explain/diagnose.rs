@@ -45,6 +45,10 @@ pub fn diagnose(story: &Story) -> Vec<AnomalyKind> {
             add(kind);
         }
     }
+    // Asked again, and nothing has come back: that is more than a SYN that was lost.
+    if story.has("syn_rtx") && story.orig_end.state == State::SynSent && !story.resp_end.confirmed {
+        add(AnomalyKind::SynSentStuck);
+    }
     // A SYN-ACK again after the client believed itself connected: the server had no room for it.
     if story.has("synack_rtx") && story.has("state_rollback") {
         add(AnomalyKind::AcceptQueueOverflow);
@@ -146,6 +150,10 @@ mod tests {
         assert_eq!(diagnose(&forged)[0], AnomalyKind::RstInjection);
         let full = story([State::Established, State::SynRecv], 1, &["synack_rtx", "state_rollback"]);
         assert_eq!(diagnose(&full)[0], AnomalyKind::AcceptQueueOverflow);
+        let mut asking = story([State::SynSent, State::SynRecv], 3, &["open", "syn_rtx"]);
+        assert_eq!(diagnose(&asking)[0], AnomalyKind::HandshakeRetransmission, "somebody has answered");
+        asking.resp_end.confirmed = false;
+        assert_eq!(diagnose(&asking)[0], AnomalyKind::SynSentStuck);
         let mut silent = story([State::Closed; 2], 1, &["open", "syn_rtx"]);
         silent.close_reason = Some("timeout".into());
         assert_eq!(diagnose(&silent)[0], AnomalyKind::ConnectTimeout);

@@ -91,8 +91,9 @@ pub fn story(story: &Story, zone: &TimeZone) -> String {
         None => paragraph(&mut text, "  ", "Nothing is wrong, as far as this shows."),
     }
     for side in Side::ALL {
-        let state = story.end(side).state;
-        paragraph(&mut text, "  ", &format!("{}: {}.", state.ss_name(), texts::of_state(state)));
+        let end = story.end(side);
+        let meaning = texts::of_state(end.state, end.confirmed);
+        paragraph(&mut text, "  ", &format!("{}: {meaning}.", end.state.ss_name()));
         if story.orig_end.state == story.resp_end.state {
             break;
         }

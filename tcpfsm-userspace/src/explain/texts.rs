@@ -65,6 +65,8 @@ static STATES: LazyLock<BTreeMap<String, String>> =
 static FACTS: LazyLock<BTreeMap<String, String>> =
     LazyLock::new(|| toml::from_str(include_str!("texts/facts.toml")).unwrap_or_default());
 
+const SYN_RECV_ASSUMED: &str = "syn_recv_assumed";
+
 static NOTHING: LazyLock<Entry> = LazyLock::new(Entry::default);
 
 /// The entry of a kind.
@@ -73,10 +75,11 @@ pub fn of(kind: AnomalyKind) -> &'static Entry {
     ENTRIES.get(kind.name()).unwrap_or(&NOTHING)
 }
 
-/// What a state waits for.
+/// What a state waits for. Of a SYN that was only sent to an end, nobody knows whether it was answered, or came.
 #[must_use]
-pub fn of_state(state: State) -> &'static str {
-    STATES.get(state.name()).map_or("", String::as_str)
+pub fn of_state(state: State, confirmed: bool) -> &'static str {
+    let name = if state == State::SynRecv && !confirmed { SYN_RECV_ASSUMED } else { state.name() };
+    STATES.get(name).map_or("", String::as_str)
 }
 
 /// What a fact means, by its name.
@@ -122,12 +125,24 @@ mod tests {
         }
     }
 
+    /// What is printed is pasted into a shell: it must at least be read by one.
+    #[test]
+    fn every_command_is_one() {
+        for kind in AnomalyKind::ALL {
+            for command in of(kind).steps.iter().filter_map(|step| step.run.as_deref()) {
+                let read = std::process::Command::new("sh").args(["-n", "-c", command]).output().unwrap();
+                assert!(read.status.success(), "{}: {command}: {read:?}", kind.name());
+            }
+        }
+    }
+
     #[test]
     fn every_state_and_every_fact_has_a_line() {
         for state in State::ALL {
-            assert!(!of_state(state).is_empty(), "{state:?}");
+            assert!(!of_state(state, true).is_empty(), "{state:?}");
         }
-        assert_eq!(STATES.len(), State::ALL.len());
+        assert!(of_state(State::SynRecv, false).contains("not known"));
+        assert_eq!(STATES.len(), State::ALL.len() + 1);
         for fact in Fact::ALL {
             assert!(!of_fact(fact.name()).is_empty(), "{fact:?} has no line in texts/facts.toml");
         }

@@ -44,7 +44,7 @@ pub(crate) fn anomaly(
     // Whether its program still has it, the socket knows better than the wire: a forged reset closes only there.
     let state = kernel_state.unwrap_or(oldest.state);
     let Ownership { proc, unowned, .. } =
-        if own { owners.owner(&flow, oldest.side, [state; 2]) } else { Ownership::default() };
+        if own { owners.owner_now(&flow, oldest.side, state) } else { Ownership::default() };
     Anomaly {
         flow,
         side: oldest.side,

@@ -9,7 +9,7 @@ use std::{
 use tcpfsm_common::fsm::State;
 
 use crate::{
-    owner::{Confidence, OwnerLookup, Ownership, Proc, WhyUnowned},
+    owner::{Confidence, OwnerLookup, Ownership, Proc, Unowned, WhyUnowned},
     report::{Flow, Local, Side},
 };
 
@@ -21,17 +21,40 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Asks the host and remembers.
 pub struct Owners {
     host: Box<dyn OwnerLookup>,
-    budget: Duration,
     known: HashMap<(SocketAddr, SocketAddr), Proc>,
+    /// For what there is much of: transitions.
+    often: Budget,
+    /// For what is rare: a storm of transitions must not keep an anomaly from being asked about.
+    seldom: Budget,
+}
+
+/// How much of each second may be spent on asking.
+struct Budget {
+    share: Duration,
     window: Instant,
     spent: Duration,
 }
 
+impl Budget {
+    fn new(share: Duration) -> Self {
+        Self { share, window: Instant::now(), spent: Duration::ZERO }
+    }
+
+    fn is_left(&mut self) -> bool {
+        if self.window.elapsed() >= WINDOW {
+            self.window = Instant::now();
+            self.spent = Duration::ZERO;
+        }
+        self.spent < self.share
+    }
+}
+
 impl Owners {
-    /// `budget`: how much of each second may be spent on asking.
+    /// `budget`: how much of each second may be spent on asking about transitions, and as much about anomalies.
     #[must_use]
     pub fn new(host: Box<dyn OwnerLookup>, budget: Duration) -> Self {
-        Self { host, budget, known: HashMap::new(), window: Instant::now(), spent: Duration::ZERO }
+        let [often, seldom] = [budget; 2].map(Budget::new);
+        Self { host, known: HashMap::new(), often, seldom }
     }
 
     /// Whether an address is this host's.
@@ -48,12 +71,7 @@ impl Owners {
     /// The owner of this host's end, or why it has none; of `side` where both are. `states`: the originator's and
     /// the responder's.
     pub fn owner(&mut self, flow: &Flow, side: Side, states: [State; 2]) -> Ownership {
-        let side = match flow.local {
-            None => return Ownership::default(),
-            Some(Local::Orig) => Side::Orig,
-            Some(Local::Resp) => Side::Resp,
-            Some(Local::Both) => side,
-        };
+        let Some(side) = own_side(flow, side) else { return Ownership::default() };
         let state = states[side as usize & 1];
         let is_done = state.is_closed() || state == State::TimeWait;
         let ends = (flow.address(side), flow.address(side.other()));
@@ -64,7 +82,7 @@ impl Owners {
         if state == State::TimeWait {
             return Ownership::nobody(WhyUnowned::TimeWait);
         }
-        if !self.may_ask() {
+        if !self.often.is_left() {
             return Ownership::default();
         }
         let asked = Instant::now();
@@ -78,8 +96,40 @@ impl Owners {
             }
             self.known.insert(ends, owner.clone());
         }
-        self.spent += asked.elapsed();
+        self.often.spent += asked.elapsed();
         found
+    }
+
+    /// The same for what lasts: whether the program that had the socket still holds it, is asked now. `state`: of the
+    /// end's socket, else of the end.
+    pub(super) fn owner_now(&mut self, flow: &Flow, side: Side, state: State) -> Ownership {
+        let Some(side) = own_side(flow, side) else { return Ownership::default() };
+        let ends = (flow.address(side), flow.address(side.other()));
+        let was = self.known.get(&ends).cloned();
+        let found = if state == State::TimeWait {
+            Ownership::nobody(WhyUnowned::TimeWait)
+        } else if self.seldom.is_left() {
+            let asked = Instant::now();
+            let found = self.host.ownership(ends.0, ends.1);
+            self.seldom.spent += asked.elapsed();
+            found
+        } else {
+            return was.map(Ownership::from).unwrap_or_default();
+        };
+        match (was, &found.proc) {
+            (_, Some(owner)) if owner.confidence == Confidence::Socket => found,
+            // Some process holds it: it is only not known which.
+            (Some(was), None)
+                if matches!(
+                    &found.unowned,
+                    Some(Unowned { why: WhyUnowned::Hidden | WhyUnowned::TooNew, .. })
+                ) =>
+            {
+                was.into()
+            }
+            (Some(was), _) => Proc { confidence: Confidence::Earlier, ..was }.into(),
+            (None, _) => found,
+        }
     }
 
     /// What keeps owners from being found, if anything does.
@@ -101,14 +151,15 @@ impl Owners {
         self.known.remove(&(flow.orig, flow.resp));
         self.known.remove(&(flow.resp, flow.orig));
     }
+}
 
-    fn may_ask(&mut self) -> bool {
-        if self.window.elapsed() >= WINDOW {
-            self.window = Instant::now();
-            self.spent = Duration::ZERO;
-        }
-        self.spent < self.budget
-    }
+/// The side that is this host's; the one asked about where both are.
+fn own_side(flow: &Flow, side: Side) -> Option<Side> {
+    Some(match flow.local? {
+        Local::Orig => Side::Orig,
+        Local::Resp => Side::Resp,
+        Local::Both => side,
+    })
 }
 
 #[cfg(test)]
@@ -199,6 +250,44 @@ mod tests {
         let _ = owners.owner(&flow, Side::Resp, OPEN);
         let found = owners.owner(&flow, Side::Resp, waiting).proc;
         assert_eq!(found, Some(named("worker", Confidence::Earlier)));
+    }
+
+    /// A host whose program closes its socket after it has been asked about once.
+    struct Closing(bool);
+
+    impl OwnerLookup for Closing {
+        fn is_local(&self, address: IpAddr) -> bool {
+            address == RESP.ip()
+        }
+
+        fn ownership(&mut self, _: SocketAddr, _: SocketAddr) -> Ownership {
+            if std::mem::replace(&mut self.0, true) {
+                Ownership::nobody(WhyUnowned::Orphan)
+            } else {
+                named("worker", Confidence::Socket).into()
+            }
+        }
+
+        fn kernel_state(&mut self, _: SocketAddr, _: SocketAddr) -> Option<State> {
+            None
+        }
+
+        fn degraded(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn one_that_has_closed_its_socket_does_not_hold_it() {
+        let mut owners = Owners::new(Box::new(Closing(false)), WINDOW);
+        let flow = flow(&owners);
+        let found = owners.owner(&flow, Side::Resp, OPEN).proc;
+        assert_eq!(found, Some(named("worker", Confidence::Socket)));
+        let found = owners.owner_now(&flow, Side::Resp, State::LastAck).proc;
+        assert_eq!(found, Some(named("worker", Confidence::Earlier)));
+        owners.forget(&flow);
+        let found = owners.owner_now(&flow, Side::Resp, State::LastAck);
+        assert_eq!(found, Ownership::nobody(WhyUnowned::Orphan));
     }
 
     #[test]

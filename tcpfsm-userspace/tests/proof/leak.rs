@@ -6,7 +6,7 @@ use std::{
 };
 
 use tcpfsm_userspace::detect::AnomalyKind;
-use xtask::lab::Family;
+use xtask::lab::{Family, Netns};
 
 use crate::{
     needs,
@@ -22,15 +22,33 @@ while True:
     kept.append(listener.accept()[0])
 ";
 
+/// Reads to the end and closes.
+const READER: &str = "
+import socket, sys
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=128)
+while True:
+    peer = listener.accept()[0]
+    while peer.recv(65536):
+        pass
+    peer.close()
+";
+
 pub(crate) fn leaky_server(stage: &Stage) -> (SocketAddr, Program) {
     let service = SocketAddr::new(Family::V4.a(), 8080);
-    let server = Program::listening(
-        stage.lab.a(),
-        PYTHON,
-        &["-c", SERVER, &service.ip().to_string(), "8080"],
-        service,
-    );
-    (service, server)
+    (service, leaky_server_at(stage.lab.a(), service))
+}
+
+pub(crate) fn leaky_server_at(namespace: &Netns, service: SocketAddr) -> Program {
+    server_at(namespace, service, SERVER)
+}
+
+pub(crate) fn reader_at(namespace: &Netns, service: SocketAddr) -> Program {
+    server_at(namespace, service, READER)
+}
+
+fn server_at(namespace: &Netns, service: SocketAddr, script: &str) -> Program {
+    let (address, port) = (service.ip().to_string(), service.port().to_string());
+    Program::listening(namespace, PYTHON, &["-c", script, &address, &port], service)
 }
 
 pub(crate) fn connect(stage: &Stage, service: SocketAddr, count: usize) -> Vec<TcpStream> {
@@ -59,5 +77,32 @@ fn a_server_that_never_closes() {
     stage.settle();
     drop(server);
     assert_eq!(stage.over(AnomalyKind::CloseWaitStuck), 20);
-    stage.finish(&[]);
+    // What is CLOSE_WAIT here is FIN_WAIT2 at the other end.
+    stage.finish(&[AnomalyKind::FinWait2Stuck]);
+}
+
+/// A client leaves every eighth of a second. Nothing is old yet: only the rise tells.
+#[test]
+fn a_server_that_leaks_slowly() {
+    needs!(PYTHON);
+    let mut stage = Stage::new("a server that leaks 8 a second", "close_wait_stuck = \"off\"\n");
+    let (service, server) = leaky_server(&stage);
+    let since = Instant::now();
+    for _ in 0..32 {
+        drop(connect(&stage, service, 1));
+        std::thread::sleep(Duration::from_millis(125));
+    }
+    stage.expect(Due {
+        kind: AnomalyKind::CloseWaitLeak,
+        since,
+        // Each of the six parts of its window of 3 s has to be over, and the first is begun anywhere.
+        threshold: Duration::from_millis(2_500),
+        within: Duration::from_millis(2_000),
+        service: Some(service),
+        source: None,
+        technique: None,
+        count: 10..=32,
+        owner: Owner::Holds(server.pid()),
+    });
+    stage.finish(&[AnomalyKind::FinWait2Stuck]);
 }

@@ -17,6 +17,10 @@ use xtask::lab::{Lab, Netns, sockets};
 /// Debian's own, for which its Python packages are.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
+pub(crate) const NFT: &str = "/usr/sbin/nft";
+
+pub(crate) const HPING: &str = "/usr/sbin/hping3";
+
 pub(crate) const NGINX: &str = "/usr/sbin/nginx";
 
 /// Where nginx listens.

@@ -11,12 +11,11 @@ use xtask::lab::{IFACE_B, MAC_A, MAC_B};
 use crate::{
     leak::{connect, leaky_server},
     needs,
-    programs::{PYTHON, Program, known_by_now, run},
+    programs::{NFT, PYTHON, Program, known_by_now, run},
     stage::{Due, Owner, Stage},
 };
 
 const SCAPY: &str = "/usr/lib/python3/dist-packages/scapy/all.py";
-const NFT: &str = "/usr/sbin/nft";
 
 /// Learns a client's next sequence number from what it says, and sends the server six resets in its name.
 const FORGER: &str = "

@@ -52,10 +52,14 @@ pub(crate) struct Heard {
 pub(crate) enum Owner {
     /// One of this process's.
     Holds(u32),
+    /// It was this process's, which has closed it.
+    Held(u32),
     /// This process listens there, and no socket has an owner.
     Listens(u32),
     /// The socket is another host's: that it is named would be wrong.
     Elsewhere,
+    /// The socket is this host's, and nobody's any more.
+    Nobody,
 }
 
 /// What must be reported.
@@ -171,9 +175,9 @@ impl Stage {
         over.unwrap_or_else(|| panic!("{} does not end: {:#?}", kind.name(), heard())).anomaly.peak
     }
 
-    /// Gives what has not been noticed yet three sweeps of time.
+    /// Gives what has not been noticed yet two sweeps of time.
     pub(crate) fn settle(&self) {
-        thread::sleep(SWEEP * 3);
+        thread::sleep(SWEEP * 2);
     }
 
     /// The case is over: nothing may have been reported but what was due, and `besides`.
@@ -222,14 +226,17 @@ fn check_owner(anomaly: &Anomaly, owner: Owner) -> String {
     let found = anomaly.proc.as_ref().map(|owner| (owner.pid, owner.confidence));
     let expected = match owner {
         Owner::Holds(pid) => Some((pid, Confidence::Socket)),
+        Owner::Held(pid) => Some((pid, Confidence::Earlier)),
         Owner::Listens(pid) => Some((pid, Confidence::Listener)),
-        Owner::Elsewhere => None,
+        Owner::Elsewhere | Owner::Nobody => None,
     };
     assert_eq!(found, expected, "{anomaly:#?}");
     let comm = anomaly.proc.as_ref().map(|owner| &*owner.comm).unwrap_or_default();
     match owner {
         Owner::Holds(_) => format!("{comm}, by pid"),
+        Owner::Held(_) => format!("was {comm}, by pid"),
         Owner::Listens(_) => format!("{comm}, listener by pid"),
         Owner::Elsewhere => "remote".to_owned(),
+        Owner::Nobody => "none".to_owned(),
     }
 }

@@ -6,11 +6,9 @@ use tcpfsm_userspace::detect::AnomalyKind;
 
 use crate::{
     needs,
-    programs::{NGINX, Program, WEB, known_by_now, run, sysctl},
+    programs::{HPING, NGINX, Program, WEB, known_by_now, run, sysctl},
     stage::{Due, Owner, Stage},
 };
-
-const HPING: &str = "/usr/sbin/hping3";
 
 /// What hangs, hangs for long; what is forged from addresses that no segment can be sent to, or finds no room, is not
 /// even answered.

@@ -30,13 +30,17 @@ while True:
 /// How old the last answer may be, even if the machine is busy.
 const LAST_ANSWER: Duration = Duration::from_millis(200);
 
+fn talker(stage: &Stage) -> (SocketAddr, Program) {
+    let service = SocketAddr::new(Family::V4.a(), 8080);
+    let address = service.ip().to_string();
+    (service, Program::listening(stage.lab.a(), PYTHON, &["-c", TALKER, &address, "8080"], service))
+}
+
 #[test]
 fn a_peer_that_vanishes() {
     needs!(PYTHON, "/usr/sbin/ip");
     let mut stage = Stage::new("5 clients of a host that is unplugged", "");
-    let service = SocketAddr::new(Family::V4.a(), 8080);
-    let address = service.ip().to_string();
-    let server = Program::listening(stage.lab.a(), PYTHON, &["-c", TALKER, &address, "8080"], service);
+    let (service, server) = talker(&stage);
     let clients = connect(&stage, service, 5);
     std::thread::sleep(Duration::from_millis(500));
     // Silence counts from the last answer, which is older than that.

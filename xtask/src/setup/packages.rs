@@ -50,7 +50,7 @@ pub(super) fn ensure_network_tools(workspace: &Workspace) -> Result<()> {
 }
 
 /// Programs that tests play against the daemon: the package, and a file that is there once it is installed.
-const TEST_PROGRAMS: [(&str, &str); 7] = [
+const TEST_PROGRAMS: [(&str, &str); 8] = [
     ("nginx-light", "/usr/sbin/nginx"),
     ("wrk", "/usr/bin/wrk"),
     ("slowhttptest", "/usr/bin/slowhttptest"),
@@ -58,6 +58,8 @@ const TEST_PROGRAMS: [(&str, &str); 7] = [
     ("nmap", "/usr/bin/nmap"),
     ("python3-scapy", "/usr/lib/python3/dist-packages/scapy/all.py"),
     ("nftables", "/usr/sbin/nft"),
+    // For its journal.
+    ("systemd", "/usr/lib/systemd/systemd-journald"),
 ];
 
 /// Installs what is missing of [`TEST_PROGRAMS`], where that is a matter of apt and allowed. Where it is not, the tests
