@@ -134,7 +134,10 @@ impl Host {
     /// Why the process that must hold a socket cannot be named.
     fn why_unnamed(&self, socket: &Socket) -> WhyUnowned {
         let hidden = self.unanswered.is_some()
-            || self.fds.degraded().is_some_and(|degraded| !degraded.partly || self.fds.was_missed(socket.inode));
+            || self
+                .fds
+                .degraded()
+                .is_some_and(|degraded| !degraded.partly || self.fds.was_missed(socket.inode));
         if hidden { WhyUnowned::Hidden } else { WhyUnowned::TooNew }
     }
 
