@@ -51,6 +51,7 @@ fn full() -> [Body; 3] {
         cause: Cause { dir: Some(Direction::Original), flags: "FA".into(), why: "peer_fin".into() },
         proc: proc(),
         unowned: unowned(),
+        sample: 61,
     };
     let closed = ConnClosed {
         flow: flow(),
@@ -65,6 +66,7 @@ fn full() -> [Body; 3] {
         facts: vec!["open".into()],
         proc: proc(),
         unowned: unowned(),
+        sample: 61,
     };
     let anomaly = Anomaly {
         flow: flow(),
@@ -139,8 +141,8 @@ fn what_may_be_left_out_is_marked() {
     for mut body in full() {
         let kind = body.kind();
         match &mut body {
-            Body::Transition(it) => (it.proc, it.unowned) = (None, None),
-            Body::ConnClosed(it) => (it.proc, it.unowned) = (None, None),
+            Body::Transition(it) => (it.proc, it.unowned, it.sample) = (None, None, 1),
+            Body::ConnClosed(it) => (it.proc, it.unowned, it.sample) = (None, None, 1),
             Body::Anomaly(it) => {
                 (it.proc, it.unowned, it.source, it.technique, it.ratio) = (None, None, None, None, None);
                 it.kernel_state = None;

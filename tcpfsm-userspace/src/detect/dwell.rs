@@ -32,8 +32,8 @@ const fn state(state: State) -> Dwell {
 }
 
 const DWELLS: [(&[AnomalyKind], Dwell); 9] = [
-    // Assumed will do: nothing that the end sends proves CLOSE-WAIT better than an ACK of the FIN.
-    (&[AnomalyKind::CloseWaitStuck], state(State::CloseWait)),
+    // With its ACK of the FIN the end has proved it. Without, the FIN may never have come.
+    (&[AnomalyKind::CloseWaitStuck], Dwell::State { state: State::CloseWait, side: None, proved: true }),
     (&[AnomalyKind::FinWait1Stuck], state(State::FinWait1)),
     (&[AnomalyKind::FinWait2Stuck], state(State::FinWait2)),
     (&[AnomalyKind::LastAckStuck], state(State::LastAck)),
