@@ -20,6 +20,12 @@ use tally::Tally;
 /// Set for the tests when `--quick` was given: those that take many seconds then print `skipped:` and pass.
 pub const QUICK_VARIABLE: &str = "TCPFSM_TEST_QUICK";
 
+/// Tests that hold real programs to times on the clock: on a machine that is busy with something else one may be late.
+/// Such a case is played once more, alone, and the summary says so. Nothing else gets a second try.
+const AGAINST_THE_CLOCK: [&str; 2] = ["proof", "truth"];
+/// More failures than these are no matter of a moment.
+const MOST_AGAIN: usize = 3;
+
 /// The subcommand.
 pub fn main(workspace: &Workspace, filters: &[String], quick: bool) -> Result<()> {
     let started = Instant::now();
@@ -62,7 +68,14 @@ pub fn main(workspace: &Workspace, filters: &[String], quick: bool) -> Result<()
         if filtered { because_filtered() } else { lint::check_dependencies(workspace) },
     )?;
 
-    let (tally, succeeded) = run_tests(workspace, filters, quick)?;
+    let (mut tally, succeeded) = run_tests(workspace, filters, quick)?;
+    let late = if (1..=MOST_AGAIN).contains(&tally.failures.len()) {
+        play_again(workspace, &tally.failures)?
+    } else {
+        Vec::new()
+    };
+    tally.failures.retain(|name| !late.contains(name));
+    let succeeded = succeeded || tally.failures.is_empty() && !late.is_empty();
     heading(&format!("Summary, after {}", seconds(started.elapsed())));
     for reason in skipped.iter().chain(&tally.skipped) {
         note(&format!("skipped: {reason}"));
@@ -70,17 +83,36 @@ pub fn main(workspace: &Workspace, filters: &[String], quick: bool) -> Result<()
     if tally.ignored > 0 {
         note(&format!("ignored by their authors: {}", tally.ignored));
     }
+    for name in &late {
+        note(&format!("passed only when played again, alone: {name}"));
+    }
     for name in &tally.failures {
         note(&format!("failed: {name}"));
     }
-    eprintln!("{} passed, {} failed", tally.passed, tally.failed);
-    if !succeeded || tally.failed > 0 {
+    eprintln!("{} passed, {} failed", tally.passed as usize + late.len(), tally.failures.len());
+    if !succeeded || !tally.failures.is_empty() {
         bail!("step `tests` failed");
     }
     if filtered && tally.passed == 0 {
         bail!("no test matches {}", filters.join(" "));
     }
     Ok(())
+}
+
+/// Plays those of the tests that are held to the clock once more, one after the other; gives those that passed.
+fn play_again(workspace: &Workspace, failures: &[String]) -> Result<Vec<String>> {
+    heading("Once more, alone");
+    let mut command = host(workspace, "test");
+    command.args(["--package", "tcpfsm-userspace", "--release", "--no-fail-fast"]);
+    for program in AGAINST_THE_CLOCK {
+        command.args(["--test", program]);
+    }
+    command.args(["--", "--test-threads=1", "--exact"]).args(failures);
+    let output = command.stdin(Stdio::null()).output().context("cannot start cargo test")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    eprint!("{text}");
+    let passed = |name: &&String| text.lines().any(|line| line == format!("test {name} ... ok"));
+    Ok(failures.iter().filter(passed).cloned().collect())
 }
 
 /// Runs the tests of all host crates; the kernel programs are tested from there, through the object.

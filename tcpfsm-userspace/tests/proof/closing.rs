@@ -128,6 +128,8 @@ fn a_last_fin_that_nobody_acknowledges() {
     let mut stage = Stage::new("a server's last FINs, dropped", "");
     let (server, clients) = closer(&stage, "close");
     drop_at_clients(&stage, "tcp sport 8080 tcp flags & fin == fin");
+    // Whose they are is asked with CLOSE-WAIT, while there is somebody.
+    known_by_now();
     drop(clients);
     until(&stage, "close_wait");
     let since = Instant::now();
