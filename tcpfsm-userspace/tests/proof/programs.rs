@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 use xtask::lab::{Lab, Netns, sockets};
 
 /// Debian's own, for which its Python packages are.
@@ -101,8 +101,10 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
+        // With its own children: nginx's workers outlive their master. It may have ended by itself.
+        if let Some(group) = self.pid().try_into().ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = self.0.wait();
     }
 }
@@ -140,7 +142,7 @@ pub(crate) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
 
 fn command(namespace: &Netns, program: &str, arguments: &[&str]) -> Command {
     let mut command = namespace.command(program);
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).process_group(0);
     // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
     unsafe {
         // A test that is killed takes its programs with it.
