@@ -41,7 +41,7 @@ fn run(workspace: &Workspace, arguments: &[String], build_only: bool, needs_root
     if needs_root && !is_root() {
         bail!("loading programs needs root; nothing was measured\n  remedy: run the same command as root");
     }
-    let toolchain = setup::ensure(workspace, Needs::Network)?;
+    let toolchain = setup::ensure(workspace, Needs::Tests)?;
     // The daemon too: the wire groups run it.
     build::build(workspace, &toolchain, false)?;
     run_shown("Building the bench", bench(workspace).arg("--no-run"))?;

@@ -49,8 +49,8 @@ pub(super) fn ensure_network_tools(workspace: &Workspace) -> Result<()> {
     install(workspace, "Installing the network tools of the demo and the tests", &["iproute2".to_owned()])
 }
 
-/// Programs that tests play against the daemon: the package, and a file that is there once it is installed.
-const TEST_PROGRAMS: [(&str, &str); 8] = [
+/// Programs that tests play against the daemon, or that the bench compares with: the package, and a file that is there once it is installed.
+const TEST_PROGRAMS: [(&str, &str); 9] = [
     ("nginx-light", "/usr/sbin/nginx"),
     ("wrk", "/usr/bin/wrk"),
     ("slowhttptest", "/usr/bin/slowhttptest"),
@@ -58,6 +58,7 @@ const TEST_PROGRAMS: [(&str, &str); 8] = [
     ("nmap", "/usr/bin/nmap"),
     ("python3-scapy", "/usr/lib/python3/dist-packages/scapy/all.py"),
     ("nftables", "/usr/sbin/nft"),
+    ("conntrack", "/usr/sbin/conntrack"),
     // For its journal.
     ("systemd", "/usr/lib/systemd/systemd-journald"),
 ];
