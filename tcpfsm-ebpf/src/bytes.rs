@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use tcpfsm_common::{packet::PacketBytes, segment::TcpOptions};
+use tcpfsm_common::{packet::{PacketBytes, holds_plain_tcp}, segment::TcpOptions};
 
 use crate::work::Work;
 
@@ -70,14 +70,19 @@ impl<'a> Linear<'a, XdpContext> {
 }
 
 impl<'a> Linear<'a, TcContext> {
-    /// The linear part of an skb; headers that a driver left in fragments are pulled in first, which
-    /// changes where the kernel keeps them, not what they say.
+    /// The linear part of an skb. Headers that a driver left in fragments are pulled in first, which changes where the
+    /// kernel keeps them, not what they say. It is a copy, sometimes of the whole head: payload is left where it is.
     #[inline(always)]
     pub(crate) fn of_skb(ctx: &'a TcContext) -> Self {
         let wanted = ctx.len().min(HEADERS);
-        if ctx.data() + wanted as usize > ctx.data_end() {
+        if ctx.data() + wanted as usize > ctx.data_end() && !holds_plain_tcp(&Self::of(ctx)) {
             let _ = ctx.pull_data(wanted);
         }
+        Self::of(ctx)
+    }
+
+    #[inline(always)]
+    fn of(ctx: &'a TcContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
     }
 }

@@ -3,7 +3,7 @@
 //! These are global functions: the verifier looks at each once, whoever calls it and with whatever it was
 //! called. They take pointers to whole structures, which it holds them to.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, Evidence, FlowRecord, HandshakeStep, Health, Verdict},
     fact::Facts,
@@ -14,7 +14,7 @@ use tcpfsm_common::{
 };
 
 use crate::{
-    emit,
+    clock, emit,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
     sample::tcpfsm_sample,
@@ -166,7 +166,8 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
             }
             // The sweep is about to remove it.
             key.remove_embryo();
-        } else if let Some(record) = key.find_flow()
+        } else if !work.is_new_syn()
+            && let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
             // It was on its way from the one map to the other when each was looked at.
@@ -192,7 +193,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             strays::tcpfsm_stray(work, counters);
             return DONE;
         }
-        work.own.count(&work.segment, bpf_ktime_get_coarse_ns());
+        work.own.count(&work.segment, clock::coarse(counters));
         *own = work.own;
         (*record).shared.verdict = work.event.after;
         let over = settled(record, work);
@@ -233,7 +234,7 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             *own = work.carried;
             work.carries = 0;
         }
-        let coarse = bpf_ktime_get_coarse_ns();
+        let coarse = clock::coarse(counters);
         let tap = (*record).shared.tap[work.sender() as usize & 1];
         for _ in 0..RETRIES {
             let before = flow_table::verdict(record);

@@ -10,7 +10,7 @@ use tcpfsm_common::{
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{Desk, Step},
-    segment::{Segment, TcpFlags},
+    segment::{Segment, SegmentKind, TcpFlags},
 };
 
 use crate::{bytes::OptionBytes, flow_table::Key, maps::DESK, track::Meta};
@@ -105,6 +105,13 @@ impl Work {
     #[inline(always)]
     pub(crate) fn is_embryo(&self) -> bool {
         self.map >= <FlowKey4 as Key>::EMBRYOS as u64
+    }
+
+    /// Whether the segment is a SYN whose flow was in neither map. No SYN comes in the moment in which a handshake's last ACK
+    /// carries a record from the one map to the other.
+    #[inline(always)]
+    pub(crate) fn is_new_syn(&self) -> bool {
+        self.missed != 0 && matches!(self.segment.flags.kind(), SegmentKind::Syn)
     }
 
     /// What the machine said last.

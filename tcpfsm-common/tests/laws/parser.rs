@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 use tcpfsm_common::{
     flow::{Endpoints4, Endpoints6},
-    packet::{MAX_EXTENSION_HEADERS, MAX_OPTIONS, Network, Packet, Parsed, Skip, parse_ether, parse_network},
+    packet::{
+        MAX_EXTENSION_HEADERS, MAX_OPTIONS, Network, Packet, Parsed, Skip, holds_plain_tcp, parse_ether,
+        parse_network,
+    },
     segment::{Segment, TcpFlags, TcpOptions},
     seq::SeqNum,
 };
@@ -334,6 +337,11 @@ proptest! {
         let cut = cut.index(frame.len() + 1);
         let parsed = parse(&frame[..cut], frame.len());
         let options = headers - plan.options_len();
+        let plain = plan.tags.is_empty() && match &plan.ip {
+            Ip::V4 { options, .. } => options.is_empty(),
+            Ip::V6 { extensions, .. } => extensions.is_empty(),
+        };
+        prop_assert_eq!(holds_plain_tcp(&&frame[..cut]), plain && cut >= options);
         if cut >= headers {
             prop_assert_eq!(parsed, Ok(plan.expected()));
         } else if cut < options {
