@@ -6,7 +6,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use tcpfsm_common::{packet::{PacketBytes, holds_plain_tcp}, segment::TcpOptions};
+use tcpfsm_common::{
+    packet::{PacketBytes, holds_plain_tcp},
+    segment::TcpOptions,
+};
 
 use crate::work::Work;
 

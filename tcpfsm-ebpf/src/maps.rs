@@ -40,7 +40,7 @@ pub(crate) static EMBRYOS4: LruHashMap<FlowKey4, FlowRecord, EMBRYOS> = LruHashM
 #[btf_map]
 pub(crate) static EMBRYOS6: LruHashMap<FlowKey6, FlowRecord, EMBRYOS> = LruHashMap::new();
 
-/// Events for the daemon, which naps and drains: no wake-up is ever sent.
+/// Events for the daemon, which naps and drains, and is woken only where the ring fills faster than that.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<FlowEvent, RING_BYTES> = RingBuf::new();
 

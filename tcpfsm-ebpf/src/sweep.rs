@@ -41,6 +41,11 @@ type Callback<K> = unsafe extern "C" fn(*mut c_void, *const K, *mut FlowRecord, 
 #[inline(always)]
 unsafe fn walk<K>(map: *mut c_void, callback: Callback<K>, number: u32) {
     let mut calm = 0_u64;
+    let Some(request) = SWEEP_REQUEST.get_ptr(0) else { return };
+    // SAFETY: an array element; the daemon does not touch it while the sweep runs.
+    if unsafe { (*request).empty } & 1 << number != 0 {
+        return;
+    }
     // SAFETY: the helper calls back with elements of `map`, and hands the counter on.
     unsafe {
         bpf_for_each_map_elem(map, callback as *mut c_void, (&raw mut calm).cast(), 0);

@@ -32,8 +32,8 @@ pub struct SweepRequest {
     /// The same for conditions other than being stuck: what ends them makes no event, so they are told again sooner.
     /// See [`Conditions::told_again_after`].
     pub conditions_every: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// Flow maps that are known to be empty, a bit each by number: walking their buckets would find nothing.
+    pub empty: u32,
 }
 
 /// What the sweep found about a flow: a set of bits, by end where it matters.

@@ -108,7 +108,9 @@ pub fn holds_plain_tcp<B: PacketBytes>(bytes: &B) -> bool {
     const ETHER: usize = EthHdr::LEN;
     const TCP: [u8; 1] = [IpProto::Tcp as u8];
     match bytes.read(ETHER - 2) {
-        Some([0x08, 0x00, 0x45]) => bytes.read(ETHER + 9) == Some(TCP) && bytes.read::<20>(ETHER + 20).is_some(),
+        Some([0x08, 0x00, 0x45]) => {
+            bytes.read(ETHER + 9) == Some(TCP) && bytes.read::<20>(ETHER + 20).is_some()
+        }
         Some([0x86, 0xdd, _]) => bytes.read(ETHER + 6) == Some(TCP) && bytes.read::<20>(ETHER + 40).is_some(),
         Some(_) | None => false,
     }

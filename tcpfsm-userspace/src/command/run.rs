@@ -1,6 +1,7 @@
 //! `tcpfsm run`: the daemon, from the command line to the last summary.
 
 use std::{
+    future::Future,
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -13,7 +14,7 @@ use tcpfsm_common::abi::{ByMapAndState, Health};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, broadcast, watch},
+    sync::{Notify, broadcast, oneshot, watch},
     time::interval,
 };
 use tracing::{debug, info, warn};
@@ -141,16 +142,22 @@ async fn serve(config: Config) -> Result<ExitCode> {
         let stopping = stopped(stopping.clone());
         tokio::spawn(http::serve(listener, Arc::clone(&insight) as _, ready, stopping));
     }
+    let unread = stop.clone();
     tokio::spawn(async move {
         nobody_reads.notified().await;
         debug!("nobody reads stdout any more");
-        let _ = stop.send(true);
+        let _ = unread.send(true);
     });
 
-    let ending = tokio::select! {
-        ending = engine.run(Background { sweeper, rounds }, stopped(stopping)) => ending,
-        () = socket.serve(office) => Ending::Requested,
+    let mut ended = start_engine(engine, Background { sweeper, rounds }, stopped(stopping))?;
+    let ended = tokio::select! {
+        ended = &mut ended => ended,
+        () = socket.serve(office) => {
+            let _ = stop.send(true);
+            ended.await
+        }
     };
+    let ending = ended.map_err(std::io::Error::other).map_err(Error::io("run the engine"))?;
     drop(alive);
     drop(socket);
     finish([Some(publish_thread), stdout_thread].into_iter().flatten());
@@ -159,6 +166,28 @@ async fn serve(config: Config) -> Result<ExitCode> {
         Ending::Requested => Ok(ExitCode::SUCCESS),
         Ending::InterfacesGone(names) => Err(Error::InterfacesGone { names }),
     }
+}
+
+/// Runs the engine in a thread of its own. In the runtime that all share, the end of each nap would wake two threads, and
+/// they each other.
+fn start_engine(
+    engine: Engine,
+    background: Background,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<oneshot::Receiver<Ending>> {
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(Error::io("start the engine"))?;
+    let (end, ended) = oneshot::channel();
+    let work = move || {
+        let ending = runtime.block_on(engine.run(background, stop));
+        runtime.shutdown_timeout(GRACE);
+        let _ = end.send(ending);
+    };
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(work)
+        .map_err(Error::io("start the engine"))?;
+    Ok(ended)
 }
 
 /// The journal, where it is asked for.

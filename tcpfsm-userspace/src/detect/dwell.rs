@@ -94,6 +94,9 @@ impl Detector for DwellDetector {
     }
 
     fn seen(&mut self, seen: &Seen<'_>) {
+        if self.members.is_empty() && seen.kind() != EventKind::Stuck {
+            return;
+        }
         let key = seen.key();
         match seen.kind() {
             EventKind::Stuck => {

@@ -52,6 +52,21 @@ impl<'a> Seen<'a> {
         self.facts().has(fact)
     }
 
+    /// Whether it is a step of a connection's ordinary life, which shows nothing that is wrong: what nearly every event is.
+    #[must_use]
+    pub const fn is_ordinary(&self) -> bool {
+        const ORDINARY: u64 = 1 << Fact::Open as u64
+            | 1 << Fact::Established as u64
+            | 1 << Fact::HalfClosed as u64
+            | 1 << Fact::SimultaneousClose as u64
+            | 1 << Fact::Closed as u64
+            | 1 << Fact::PortReuse as u64
+            | 1 << Fact::TwReuse as u64;
+        let by_segment =
+            matches!(self.kind(), EventKind::Verdict | EventKind::Closed) && self.event().flags != 0;
+        by_segment && self.event().facts & !ORDINARY == 0
+    }
+
     /// What the sweep saw, if this is of a sweep.
     #[must_use]
     pub const fn sight(&self) -> Option<&'a Sight> {

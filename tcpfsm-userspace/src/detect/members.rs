@@ -64,9 +64,7 @@ impl Members {
     }
 
     pub(super) fn remove(&mut self, key: &FlowKey, end: End) {
-        if !self.ends.is_empty() {
-            self.ends.remove(&(*key, end));
-        }
+        self.ends.remove(&(*key, end));
     }
 
     /// How many found no room; each is counted as often as the sweep names it.

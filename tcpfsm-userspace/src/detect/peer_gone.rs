@@ -19,7 +19,7 @@ use super::{
 use crate::config::{Rule, Rules};
 
 /// What a single segment tells of it.
-const SPECS: &[Spec] = &[
+pub(super) const SPECS: &[Spec] = &[
     Spec {
         // A bare reset of an established connection: "no such socket here". Programs that abort send RST with ACK.
         kind: AnomalyKind::PeerGone,
@@ -108,9 +108,7 @@ impl PeerGone {
 
     fn forget(&mut self, key: &FlowKey, end: End) {
         self.unanswered.remove(key, end);
-        if !self.probing.is_empty() {
-            self.probing.remove(&(*key, end));
-        }
+        self.probing.remove(&(*key, end));
     }
 }
 
@@ -121,6 +119,9 @@ impl Detector for PeerGone {
 
     fn seen(&mut self, seen: &Seen<'_>) {
         self.told.seen(seen);
+        if self.unanswered.is_empty() && self.probing.is_empty() && seen.kind() != EventKind::Stuck {
+            return;
+        }
         let key = seen.key();
         match seen.kind() {
             EventKind::Stuck => {

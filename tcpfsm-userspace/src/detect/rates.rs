@@ -123,8 +123,11 @@ impl Detector for Rates {
 
     fn seen(&mut self, seen: &Seen<'_>) {
         let Self { kinds, bases, overflow } = self;
-        for rate in kinds {
-            rate.seen(seen, bases, overflow);
+        // An ordinary event is no hit, and part of a base only where there were hits.
+        if !seen.is_ordinary() || kinds.iter().any(Rate::has_tallies) {
+            for rate in kinds {
+                rate.seen(seen, bases, overflow);
+            }
         }
         // After the kinds: a first hit that is part of its base would count twice.
         bases.iter_mut().for_each(|base| base.seen(seen));
@@ -146,6 +149,10 @@ impl Detector for Rates {
 }
 
 impl Rate {
+    fn has_tallies(&self) -> bool {
+        !self.tallies.is_empty()
+    }
+
     fn seen(&mut self, seen: &Seen<'_>, bases: &[Bases], overflow: &mut u64) {
         let Self { spec, rule, base, tallies, .. } = self;
         let (time, length) = (seen.event().time, rule.window_ns());
@@ -212,13 +219,13 @@ mod tests {
     use super::*;
     use crate::{
         detect::{
-            handshake, illegal, resets,
+            floods, handshake, illegal, peer_gone, resets,
             tests::{Sweeps, refused},
         },
         pipeline::synthetic::{Conversation, RESP},
         report::Phase,
     };
-    use tcpfsm_common::{flow::End, segment::TcpFlags};
+    use tcpfsm_common::{fact::Fact, flow::End, segment::TcpFlags};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -267,6 +274,31 @@ mod tests {
             refused(port, 0).iter().for_each(|seen| sweeps.tell(&mut rates, seen));
         }
         assert_eq!(sweeps.end(&mut rates, 3 * SECOND).len(), 1, "40 of 70");
+    }
+
+    /// [`Seen::is_ordinary`] spares the kinds every ordinary event, so no kind may count one.
+    #[test]
+    fn what_is_ordinary_is_no_hit() {
+        let specs = [handshake::SPECS, resets::SPECS, illegal::SPECS, floods::SPECS, peer_gone::SPECS];
+        let mut talk = Conversation::new();
+        let mut life = talk.ordinary_life();
+        life.push(talk.stray(End::Low, TcpFlags::RST));
+        life.push(talk.expire(talk.now + 300 * SECOND));
+        let (mut hits, mut ordinary) = (0, 0);
+        for (event, fact) in life.iter().flat_map(|event| Fact::ALL.map(|fact| (event, fact))) {
+            let mut told = *event;
+            told.event.facts |= 1 << fact as u64;
+            for flags in [event.event.flags, 0, TcpFlags::RST, TcpFlags::SYN] {
+                told.event.flags = flags;
+                let seen = Seen { observation: &told, sweep: 1 };
+                let hit = specs.into_iter().flatten().find(|spec| (spec.hit)(&seen).is_some());
+                assert!(hit.is_none() || !seen.is_ordinary(), "{:?}: {told:?}", hit.map(|spec| spec.kind));
+                hits += usize::from(hit.is_some());
+                ordinary += usize::from(seen.is_ordinary());
+            }
+        }
+        assert!(hits > 100 && ordinary > 50, "{hits} hits, {ordinary} ordinary");
+        assert!(life.iter().filter(|event| Seen { observation: event, sweep: 1 }.is_ordinary()).count() > 5);
     }
 
     /// What `wrk` does when its time is over: it resets all connections at once, the last of thousands.

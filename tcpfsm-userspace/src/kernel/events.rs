@@ -1,8 +1,12 @@
-//! The event ring. The kernel programs never wake us: whoever reads naps and drains.
+//! The event ring. Whoever reads naps and drains; the kernel programs wake us only where it fills faster than that.
 
-use std::fmt;
+use std::{
+    fmt, io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::maps::{MapData, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{loader::Kernel, names};
 use crate::error::Result;
@@ -17,6 +21,19 @@ impl EventRing {
     /// The object has none.
     pub fn take(kernel: &mut Kernel) -> Result<Self> {
         kernel.take_map(names::EVENTS).map(Self)
+    }
+
+    /// Readable each time that the kernel programs find a quarter of the ring filled.
+    ///
+    /// # Errors
+    /// The reactor does not take it.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn filling(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let ring = self.0.as_fd().try_clone_to_owned()?;
+        // SAFETY: the descriptor is its own, and nobody else's to close.
+        Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
     }
 
     /// Hands out records until the ring is empty or `limit` were read; says how many.

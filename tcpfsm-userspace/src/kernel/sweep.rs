@@ -6,7 +6,7 @@ use aya::{
     maps::{Array, MapData},
     programs::{TestRun as _, TestRunOptions},
 };
-use tcpfsm_common::abi::{ByMapAndState, Correction, Counters, SweepReport, SweepRequest};
+use tcpfsm_common::abi::{ByMapAndState, Correction, Counters, FLOW_MAPS, SweepReport, SweepRequest};
 
 use super::{
     attach, bpf_error,
@@ -47,6 +47,8 @@ pub struct Sweeper {
     services: ServiceMap,
     counters: Arc<CounterMap>,
     evictions: Evictions,
+    /// How many flows had come into each map when it was found empty.
+    empty: [Option<u64>; FLOW_MAPS],
 }
 
 impl Sweeper {
@@ -62,7 +64,8 @@ impl Sweeper {
         kernel.classifier(names::SWEEP)?;
         kernel.classifier(names::CORRECT)?;
         let evictions = Evictions::default();
-        Ok(Self { kernel, request, reports, correction, services, counters, evictions })
+        let empty = [None; FLOW_MAPS];
+        Ok(Self { kernel, request, reports, correction, services, counters, evictions, empty })
     }
 
     /// To be told before the first sweep: the flows that the daemon put into the maps.
@@ -76,17 +79,21 @@ impl Sweeper {
     /// # Errors
     /// A system call failed.
     pub fn sweep(&mut self, request: &SweepRequest) -> Result<Sweep> {
-        let Self { kernel, request: request_map, reports, correction: _, services, counters, evictions } =
-            self;
+        let Self { kernel, request: request_map, reports, services, counters, evictions, empty, .. } = self;
+        let came = counters.read()?.came;
+        // As many as have come so far: none since.
+        let totals = came.map(|by_state| by_state.into_iter().sum::<u64>());
+        let still_empty =
+            (0..).zip(totals).zip(&*empty).map(|((map, total), &then)| u32::from(then == Some(total)) << map);
+        let request = SweepRequest { empty: still_empty.sum(), ..*request };
         request_map
-            .set(0, Raw(*request), 0)
+            .set(0, Raw(request), 0)
             .map_err(|error| bpf_error("write the sweep's request")(&error))?;
         for index in 0..4 {
             reports
                 .set(index, Raw(SweepReport::default()), 0)
                 .map_err(|error| bpf_error("clear the sweep's report")(&error))?;
         }
-        let came = counters.read()?.came;
         run(kernel, names::SWEEP, "run the sweep")?;
         let counters = counters.read()?;
         let mut found = SweepReports::default();
@@ -94,6 +101,9 @@ impl Sweeper {
             let Raw(value) =
                 reports.get(&index, 0).map_err(|error| bpf_error("read the sweep's report")(&error))?;
             *report = value;
+        }
+        for ((empty, report), total) in empty.iter_mut().zip(&found).zip(totals) {
+            *empty = (report.flows == 0).then_some(total);
         }
         let evicted = evictions.swept(&came, &counters.went, &found);
         Ok(Sweep { maps: found, services: services.read()?, counters, evicted })

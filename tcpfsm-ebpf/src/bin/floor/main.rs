@@ -30,8 +30,10 @@ mod vary;
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_RB_NO_WAKEUP, xdp_action},
-    helpers::generated::bpf_for_each_map_elem,
+    bindings::{
+        BPF_ANY, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE, xdp_action,
+    },
+    helpers::generated::{bpf_for_each_map_elem, bpf_ringbuf_query},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -61,6 +63,17 @@ fn count(what: usize) {
         // SAFETY: the map's one element; the floor runs on one CPU.
         unsafe { (*seen)[what & 7] += 1 };
     }
+}
+
+/// As the tracker does: the consumer is woken only where a quarter of the ring is filled, which one in 256 looks for.
+#[inline(always)]
+fn wake_up() -> u64 {
+    // SAFETY: the map's one element; the ring is one.
+    let is_filling = SEEN.get_ptr(0).is_some_and(|seen| unsafe {
+        let of = |what: u32| bpf_ringbuf_query(&raw const FLOOR_EVENTS as *mut c_void, u64::from(what));
+        (*seen)[3] % 256 == 0 && of(BPF_RB_AVAIL_DATA) > of(BPF_RB_RING_SIZE) / 4
+    });
+    u64::from(if is_filling { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
 macro_rules! floors {
@@ -125,7 +138,7 @@ floors! {
                     // The tracker's version and kind, then whatever: a consumer parses it.
                     // SAFETY: the room is the event's, and filled whole.
                     unsafe { event.write(Event([EVENT_HEAD, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13])) };
-                    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+                    entry.submit(wake_up());
                     count(3);
                 }
                 None => count(4),

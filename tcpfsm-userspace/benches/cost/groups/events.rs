@@ -10,6 +10,10 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, RingBuf};
 use tcpfsm_common::abi::Health;
 use tcpfsm_userspace::source::live;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::timeout,
+};
 
 use crate::{
     Bench,
@@ -22,8 +26,8 @@ use crate::{
 };
 
 const SHAPE: Shape = Shape { layout: Layout::Ipv4, options: Options::Timestamps };
-/// The daemon's.
-const NAP: Duration = Duration::from_millis(20);
+/// The daemon's while nothing comes.
+const NAP: Duration = Duration::from_millis(80);
 /// How long producer and consumer run at once.
 const TOGETHER: f64 = 1.5e9;
 
@@ -74,9 +78,24 @@ struct Flow {
     consumer: f64,
 }
 
+/// Takes out what comes until it is to stop: naps, unless the ring fills, as the daemon does.
+async fn consume(ring: RingBuf<MapData>, stop: &AtomicBool) -> Result<(RingBuf<MapData>, u64)> {
+    // SAFETY: the map owns its descriptor and keeps it.
+    let (mut ring, mut taken) = (unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?, 0);
+    while !stop.load(Ordering::Relaxed) {
+        taken += take(ring.get_mut())?;
+        if let Ok(filled) = timeout(NAP, ring.readable()).await {
+            filled?.clear_ready();
+        }
+    }
+    let mut ring = ring.into_inner();
+    taken += take(&mut ring)?;
+    Ok((ring, taken))
+}
+
 /// Produces on the last CPU, with `make` a slice at a time; consumes on CPU 0.
 fn together(
-    mut ring: RingBuf<MapData>,
+    ring: RingBuf<MapData>,
     mut make: impl FnMut() -> Result<()>,
 ) -> Result<(RingBuf<MapData>, u64, [f64; 3])> {
     let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -84,12 +103,8 @@ fn together(
         let consumer = scope.spawn(|| -> Result<(RingBuf<MapData>, u64, f64)> {
             sys::pin(0);
             ready.store(true, Ordering::Relaxed);
-            let mut taken = 0;
-            while !stop.load(Ordering::Relaxed) {
-                taken += take(&mut ring)?;
-                thread::sleep(NAP);
-            }
-            taken += take(&mut ring)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (ring, taken) = runtime.block_on(consume(ring, &stop))?;
             Ok((ring, taken, sys::thread_cpu()))
         });
         while !ready.load(Ordering::Relaxed) {
