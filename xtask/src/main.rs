@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{bench, build, captures, conformance, demo, docs, lab, lint, run, test, tidy, truth};
+use xtask::{bench, build, captures, conformance, demo, docs, lab, lint, run, stop, test, tidy, truth};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -73,6 +73,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    stop::let_readers_leave();
     match dispatch(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {

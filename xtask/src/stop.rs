@@ -14,6 +14,18 @@ extern "C" fn on_signal(_signal: libc::c_int) {
     STOP.store(true, Ordering::Relaxed);
 }
 
+/// From now on a reader of stdout who leaves (`| head`) ends this process without a word: `print` panics then, which is
+/// what takes away everything made.
+pub fn let_readers_leave() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_unread = |text: &str| text.contains("stdout") && text.contains("Broken pipe");
+        if !panic.payload_as_str().is_some_and(is_unread) {
+            usual(panic);
+        }
+    }));
+}
+
 /// From now on SIGINT, SIGTERM and SIGHUP ask for an orderly end instead of killing this process.
 pub fn catch_signals() -> Result<()> {
     for signal in SIGNALS {

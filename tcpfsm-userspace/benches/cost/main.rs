@@ -135,6 +135,7 @@ const GROUPS: &[Group] = &[
 ];
 
 fn main() -> ExitCode {
+    xtask::stop::let_readers_leave();
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
