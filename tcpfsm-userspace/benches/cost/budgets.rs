@@ -7,13 +7,13 @@ use crate::rig::Table;
 
 const COMMITTED: &str = include_str!("budgets.toml");
 
-/// One budget: a row at most (a time) or at least (a rate) so many times another of its group.
+/// One budget: a row at most (a time) or at least (a rate) so many times another of its group; without another, so much.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Budget {
     group: String,
     row: String,
-    to: String,
+    to: Option<String>,
     at_most: Option<f64>,
     at_least: Option<f64>,
     why: String,
@@ -38,9 +38,10 @@ pub struct Verifier {
 pub struct Measured {
     pub group: String,
     pub row: String,
-    pub to: String,
+    pub to: Option<String>,
     pub at_most: Option<f64>,
     pub at_least: Option<f64>,
+    /// To the other row; else the row itself.
     pub ratio: f64,
     pub mad: f64,
     pub kept: bool,
@@ -61,9 +62,12 @@ pub fn compare(tables: &[Table]) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     for Budget { group, row, to, at_most, at_least, why } in committed()?.budget {
         let Some(table) = tables.iter().find(|table| table.name == group) else { continue };
-        let (ratio, mad) = table
-            .ratio(&row, &to)
-            .with_context(|| format!("budgets.toml: {group} has no row {row:?} or {to:?}"))?;
+        let found = match &to {
+            Some(to) => table.ratio(&row, to),
+            None => table.row(&row).map(|row| (row.own, row.mad)),
+        };
+        let (ratio, mad) =
+            found.with_context(|| format!("budgets.toml: {group} has no row {row:?} or {to:?}"))?;
         let kept = at_most.is_none_or(|limit| ratio <= limit) && at_least.is_none_or(|limit| ratio >= limit);
         measured.push(Measured { group, row, to, at_most, at_least, ratio, mad, kept, why });
     }
@@ -80,6 +84,7 @@ pub fn print(measured: &[Measured]) {
             (None, None) => "no limit".to_owned(),
         };
         let word = if *kept { "kept" } else { "EXCEEDED" };
-        println!("  {word:<8} {group}: {row} / {to} = {ratio:.2} ± {mad:.2}, {limit} ({why})");
+        let to = to.as_ref().map_or_else(String::new, |to| format!(" / {to}"));
+        println!("  {word:<8} {group}: {row}{to} = {ratio:.2} ± {mad:.2}, {limit} ({why})");
     }
 }

@@ -121,8 +121,8 @@ const GROUPS: &[Group] = &[
     group!("pair", "two CPUs", true, pair::pair),
     group!("sweep", "the walk over a million flows", true, sweep::walk),
     group!("event", "what an event costs", true, events::cost),
-    group!("events", "events from core to core", true, events::through),
-    group!("daemon", "idle CPU, time to output", true, daemon::daemon),
+    Group { name: "events", what: "events from core to core", usual: true, run: events::through },
+    Group { name: "daemon", what: "idle CPU, time to output", usual: true, run: daemon::daemon },
     Group {
         name: "connections",
         what: "short connections between two namespaces, with different watchers",

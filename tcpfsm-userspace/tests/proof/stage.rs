@@ -182,6 +182,7 @@ impl Stage {
 
     /// The case is over: nothing may have been reported but what was due, and `besides`.
     pub(crate) fn finish(self, besides: &[AnomalyKind]) {
+        self.hear_all();
         let heard = self.heard.lock().unwrap();
         let others: Vec<&Heard> = heard
             .iter()
@@ -189,13 +190,6 @@ impl Stage {
             .collect();
         let wrong: Vec<_> = others.iter().filter(|heard| !besides.contains(&heard.anomaly.anomaly)).collect();
         assert!(wrong.is_empty(), "{}: raised without a reason: {wrong:#?}", self.name);
-        // The daemon's own count: no line that was lost could hide one.
-        let stats = ask(&["stats", "-o", "json"], self.daemon.socket());
-        let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
-        let starts = heard.iter().filter(|heard| heard.anomaly.phase == Phase::Start).count() as u64;
-        let told: u64 =
-            stats["anomalies"].as_array().unwrap().iter().map(|kind| kind["total"].as_u64().unwrap()).sum();
-        assert_eq!(told, starts, "{stats}");
         let mut names: Vec<_> = others.iter().map(|heard| heard.anomaly.anomaly.name()).collect();
         names.sort_unstable();
         names.dedup();
@@ -205,6 +199,25 @@ impl Stage {
         }
         for row in &self.rows {
             println!("measured: {row} | {also}");
+        }
+    }
+
+    /// Waits until as many anomalies were heard of as the daemon itself counts: no line that was lost could hide one. Of the
+    /// last sweep it has counted before it tells.
+    fn hear_all(&self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let stats = ask(&["stats", "-o", "json"], self.daemon.socket());
+            let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
+            let total = |kind: &serde_json::Value| kind["total"].as_u64().unwrap();
+            let told: u64 = stats["anomalies"].as_array().unwrap().iter().map(total).sum();
+            let is_start = |heard: &&Heard| heard.anomaly.phase == Phase::Start;
+            let starts = self.heard.lock().unwrap().iter().filter(is_start).count() as u64;
+            if told == starts {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{told} anomalies, {starts} heard of: {stats}");
+            thread::sleep(Duration::from_millis(20));
         }
     }
 

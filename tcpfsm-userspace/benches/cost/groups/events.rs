@@ -150,7 +150,7 @@ impl Flow {
 
 /// From one core to another: the floor's events as fast as they come and five million a second, the tracker's as fast as
 /// they come.
-pub fn through(bench: &Bench) -> Result<Table> {
+pub fn through(bench: &Bench) -> Result<Vec<Table>> {
     if sys::cpus() < 2 {
         bail!("this machine has one CPU");
     }
@@ -189,10 +189,19 @@ pub fn through(bench: &Bench) -> Result<Table> {
         ("floor, flat out", rate(&flat_out)),
         ("tracker, SYNs flat out", rate(&tracked)),
     ];
-    Ok(Table::of("events", "M/s", clock, rows)
-        .note(Flow::note(&paced, "floor, 5 M/s"))
-        .note(Flow::note(&flat_out, "floor, flat out"))
-        .note(Flow::note(&tracked, "tracker, SYNs flat out")))
+    let lost = |flows: &[Flow]| flows.iter().map(|flow| flow.lost).collect::<Vec<_>>();
+    let losses = vec![
+        ("floor, 5 M/s", lost(&paced)),
+        ("floor, flat out", lost(&flat_out)),
+        ("tracker, SYNs flat out", lost(&tracked)),
+    ];
+    Ok(vec![
+        Table::of("events", "M/s", clock, rows)
+            .note(Flow::note(&paced, "floor, 5 M/s"))
+            .note(Flow::note(&flat_out, "floor, flat out"))
+            .note(Flow::note(&tracked, "tracker, SYNs flat out")),
+        Table::of("events-lost", "%", clock, losses),
+    ])
 }
 
 /// The tracker's events of a SYN flood.
