@@ -146,7 +146,10 @@ impl Frames {
     fn next(&mut self) -> &mut [Vec<u8>] {
         let seq = (CLIENT_ISS + 1).wrapping_add(self.turn.wrapping_mul(self.step.seq_turn));
         let batch = &mut self.frames[self.at..self.at + BATCH];
+        // The same number twice would be the same packet, seen twice.
+        let ip_id = (self.turn as u16) | 1 << 15;
         for frame in &mut *batch {
+            frame[18..20].copy_from_slice(&ip_id.to_be_bytes());
             frame[38..42].copy_from_slice(&seq.to_be_bytes());
         }
         self.at += BATCH;
