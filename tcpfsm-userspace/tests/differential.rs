@@ -20,12 +20,12 @@ use support::{
     segments::{Family, Move, Talk},
 };
 use tcpfsm_common::{
-    abi::{Counters, EventKind, FlowEvent, FlowRecord, Outcome, Verdict},
-    fact::Fact,
+    abi::{ClosedEvent, Counters, EventKind, FlowRecord, Outcome, Verdict},
+    fact::{Fact, Facts},
     flow::{End, FlowKey},
     fsm::{Config, advance},
     packet::{Packet, Parsed, Skip, parse_ether, parse_network},
-    segment::Segment,
+    segment::{Segment, TcpFlags},
 };
 use tcpfsm_userspace::kernel::evictions::NONE;
 
@@ -137,8 +137,37 @@ struct Expected {
     skips: BTreeMap<&'static str, u64>,
 }
 
-/// Verdict before and after, facts, flags.
-type Told = (u64, u64, u64, u16);
+/// What an event says of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    flow: FlowKey,
+    sender: End,
+    verdicts: [Verdict; 2],
+    facts: Facts,
+    flags: u16,
+    len: u32,
+    /// Relative; 0 for strays, which have nothing to be relative to.
+    seq: u32,
+    ack: u32,
+    /// Packets and bytes of both ends, where it ended the flow.
+    totals: Option<[u64; 4]>,
+}
+
+impl From<&Event> for Told {
+    fn from(Event { event, closed }: &Event) -> Self {
+        Self {
+            flow: event.key(),
+            sender: event.sender_end(),
+            verdicts: [event.verdict_before(), event.verdict_after()],
+            facts: event.fact_set(),
+            flags: event.flags,
+            len: event.len,
+            seq: event.seq,
+            ack: event.ack,
+            totals: closed.map(|ClosedEvent { packets: [a, b], bytes: [c, d], .. }| [a, b, c, d]),
+        }
+    }
+}
 
 /// Plays a sequence on both sides. Gives how many of its frames hold no segment.
 fn compare(
@@ -171,7 +200,7 @@ fn compare(
             }
         };
         let record = flows.entry(key).or_default();
-        expected.advance(record, sender, &segment);
+        expected.advance(&key, record, sender, &segment);
         let in_kernel = kernel.record(&key).map(|(record, _)| record);
         if Verdict(record.shared.verdict).generation() == 0 {
             prop_assert!(in_kernel.is_none(), "#{number}: a record for nothing");
@@ -189,20 +218,36 @@ fn compare(
 }
 
 impl Expected {
-    fn advance(&mut self, record: &mut FlowRecord, sender: End, segment: &Segment) {
+    fn advance(&mut self, flow: &FlowKey, record: &mut FlowRecord, sender: End, segment: &Segment) {
         let before = Verdict(record.shared.verdict);
-        let (step, _) = advance(record, sender, segment, 0, Config::default());
+        let (step, change) = advance(record, sender, segment, 0, Config::default());
         for fact in step.facts.iter() {
             *self.facts.entry(fact as usize).or_default() += 1;
         }
-        let event = (before.0, step.verdict.0, step.facts.0, segment.flags.0);
+        let stray = Told {
+            flow: *flow,
+            sender,
+            verdicts: [before, step.verdict],
+            facts: step.facts,
+            flags: segment.flags.0,
+            len: segment.len,
+            seq: 0,
+            ack: 0,
+            totals: None,
+        };
         if step.is_news(before) {
-            self.events.push(event);
+            let [own, peer] = [sender, sender.other()].map(|end| record.sent[end as usize]);
+            let seq = segment.seq.0.wrapping_sub(own.iss.0);
+            let ack = segment.ack.0.wrapping_sub(peer.iss.0);
+            let ack = if segment.flags.any(TcpFlags::ACK) { ack } else { 0 };
+            let [low, high] = record.sent;
+            let totals = change.over.then_some([low.packets, high.packets, low.bytes, high.bytes]);
+            self.events.push(Told { seq, ack, totals, ..stray });
             for end in [End::Low, End::High] {
                 self.transitions += u64::from(step.verdict.transition(before, end).is_some());
             }
         } else if step.facts.has(Fact::NoSession) || step.facts.has(Fact::BadFlags) {
-            self.strays.push(event);
+            self.strays.push(stray);
         }
     }
 
@@ -210,11 +255,8 @@ impl Expected {
         let (strays, events): (Vec<_>, Vec<_>) = kernel
             .events()
             .into_iter()
-            .map(|Event { event, .. }| event)
-            .partition(|event| EventKind::try_from(event.kind) == Ok(EventKind::Stray));
-        let told = |events: Vec<FlowEvent>| -> Vec<Told> {
-            events.iter().map(|event| (event.before, event.after, event.facts, event.flags)).collect()
-        };
+            .partition(|Event { event, .. }| EventKind::try_from(event.kind) == Ok(EventKind::Stray));
+        let told = |events: Vec<Event>| -> Vec<Told> { events.iter().map(Told::from).collect() };
         prop_assert_eq!(&told(events), &self.events, "events");
         // Of many strays a part is told: some of the expected ones, in their order.
         let mut expected = self.strays.iter();
