@@ -5,6 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
     helpers::generated::bpf_ringbuf_query,
+    maps::ring_buf::RingBufEntry,
 };
 use tcpfsm_common::abi::{
     ClosedEvent, Conditions, Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, StuckEvent, Tap,
@@ -16,18 +17,17 @@ use crate::{maps::EVENTS, stats};
 /// One in so many of a CPU's events looks how full the ring is.
 const LOOK: u64 = 256;
 
-/// Whether to wake the daemon: only where a quarter of the ring is filled before it comes by itself.
+/// Submits what is filled, and counts it. It wakes the daemon only where a quarter of the ring is filled before that comes by
+/// itself.
 #[inline(always)]
-fn wake_up(counters: &Counters) -> u64 {
-    if counters.health[Health::EventsSent as usize].is_multiple_of(LOOK) {
-        let ring = &raw const EVENTS as *mut c_void;
-        // SAFETY: the map is a ring.
-        let of = |what: u32| unsafe { bpf_ringbuf_query(ring, u64::from(what)) };
-        if of(BPF_RB_AVAIL_DATA) > of(BPF_RB_RING_SIZE) / 4 {
-            return u64::from(BPF_RB_FORCE_WAKEUP);
-        }
-    }
-    u64::from(BPF_RB_NO_WAKEUP)
+pub(crate) fn submit<T: 'static>(entry: RingBufEntry<T>, counters: &mut Counters) {
+    let sent = &mut counters.health[Health::EventsSent as usize];
+    let ring = &raw const EVENTS as *mut c_void;
+    // SAFETY: the map is a ring.
+    let of = |what: u32| unsafe { bpf_ringbuf_query(ring, u64::from(what)) };
+    let is_filling = sent.is_multiple_of(LOOK) && of(BPF_RB_AVAIL_DATA) > of(BPF_RB_RING_SIZE) / 4;
+    *sent += 1;
+    entry.submit(u64::from(if is_filling { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
 }
 
 /// Sends an event; with the flow's totals if it ended the flow.
@@ -57,7 +57,7 @@ pub(crate) unsafe fn event(
             (*closed).opened = (*record).shared.opened;
             (*closed).facts = (*record).shared.facts;
         }
-        entry.submit(wake_up(counters));
+        submit(entry, counters);
     } else {
         if !moved {
             event.kind = EventKind::Fact as u8;
@@ -66,9 +66,8 @@ pub(crate) unsafe fn event(
             return stats::health(counters, Health::EventsLost);
         };
         entry.write(*event);
-        entry.submit(wake_up(counters));
+        submit(entry, counters);
     }
-    stats::health(counters, Health::EventsSent);
 }
 
 /// Sends what the sweep found about a flow.
@@ -107,6 +106,5 @@ pub(crate) unsafe fn stuck<K: EventKey>(
         (*stuck).unacked = [low.nxt.0.wrapping_sub(high.ack.0), high.nxt.0.wrapping_sub(low.ack.0)];
         (*stuck).conditions = found.0;
     }
-    entry.submit(wake_up(counters));
-    stats::health(counters, Health::EventsSent);
+    submit(entry, counters);
 }

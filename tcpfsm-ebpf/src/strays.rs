@@ -3,13 +3,14 @@
 //! A scan is told apart from a flood by who sent what to whom, which counters do not say. The first ones of each
 //! second are told one by one, of the rest one in [`SAMPLE`], so that a flood of them cannot fill the ring.
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use tcpfsm_common::{
     abi::{Counters, EventKind, Health, SAMPLE},
     fact::{Fact, Facts},
 };
 
 use crate::{
+    emit,
     maps::{EVENTS, STRAYS},
     stats,
     work::Work,
@@ -56,7 +57,6 @@ pub(crate) extern "C" fn tcpfsm_stray(work: *mut Work, counters: *mut Counters) 
         return 0;
     };
     entry.write(work.event);
-    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
-    stats::health(counters, Health::EventsSent);
+    emit::submit(entry, counters);
     0
 }

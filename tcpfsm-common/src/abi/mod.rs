@@ -27,7 +27,7 @@ pub use sweep::{Conditions, SweepReport, SweepRequest};
 pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u8 = 3;
+pub const ABI_VERSION: u8 = 4;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.
