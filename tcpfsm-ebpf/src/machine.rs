@@ -248,7 +248,10 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
                 work.event.before = before.0;
                 work.set_step(&Step::duplicate_view(before));
             } else {
-                step(work, peer, before);
+                work.event.before = before.0;
+                if tcpfsm_orderly(work, peer) == 0 {
+                    step(work, peer, before);
+                }
                 work.own.count(&work.segment, coarse);
             }
             let after = Verdict(work.event.after);
@@ -271,6 +274,24 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
         stats::health(counters, Health::VerdictLost);
     }
     DONE
+}
+
+/// The machine on a segment that comes in order; 0 if it is not one that may be taken as such.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_orderly(work: *mut Work, peer: *const Evidence) -> u64 {
+    if work.is_null() || peer.is_null() {
+        return 0;
+    }
+    // SAFETY: the callers pass the desk and a half of a record.
+    let (work, peer) = unsafe { (&mut *work, &*peer) };
+    let (before, sender) = (Verdict(work.event.before), work.sender());
+    let Work { own, segment, verdict, .. } = &mut *work;
+    let Some(step) = fsm::observe_orderly(verdict, before, sender, own, peer, segment) else {
+        return 0;
+    };
+    work.set_step(&step);
+    1
 }
 
 /// Asks the machine.

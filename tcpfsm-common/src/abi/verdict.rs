@@ -300,6 +300,13 @@ impl Verdict {
             && (low < State::Established as u8 || high < State::Established as u8)
     }
 
+    /// Whether anything is pending beside the states, or a reason to have ended is given.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pending(self) -> bool {
+        self.0 & (0xff << 20 | 0xff << Self::REASON_SHIFT) != 0
+    }
+
     /// Whether both ends are in ESTABLISHED and have proved it, and nothing else is pending: nearly every
     /// segment of nearly every flow finds this.
     #[inline(always)]

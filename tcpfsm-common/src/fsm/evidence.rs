@@ -176,6 +176,16 @@ impl Evidence {
         }
     }
 
+    /// The same for a segment that acknowledges no less than the one before, and neither offers no window.
+    #[inline(always)]
+    pub(super) fn take_orderly_window(&mut self, segment: &Segment, peer: &Self) {
+        let edge = segment.ack.plus(u32::from(segment.window) << self.window_shift(peer));
+        self.ack = segment.ack;
+        self.last_ack = segment.ack;
+        self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
+        self.flags |= Self::EDGE;
+    }
+
     /// Extends what was sent without a hole by `[seq, end)`, remembering one range beyond a hole.
     #[inline(always)]
     fn extend(&mut self, seq: SeqNum, end: SeqNum, facts: &mut Facts) {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   segment ─► step.rs        the entrances; the short path of settled flows
+//!           ─► orderly.rs     in order, from the handshake's last ACK to the last FIN's: the way of most others
 //!           ─► handshake.rs, exchange.rs, reset.rs, pickup.rs, itself.rs
 //!                             which events is that, at which end?
 //!           ─► window.rs      is it acceptable to the end it was sent to?
@@ -21,6 +22,7 @@ mod evidence;
 mod exchange;
 mod handshake;
 mod itself;
+mod orderly;
 mod pickup;
 mod reset;
 mod state;
@@ -33,6 +35,7 @@ mod window;
 pub use calm::is_calm;
 pub use condition::conditions;
 pub use desk::{Desk, PlainDesk};
+pub use orderly::observe_orderly;
 pub use state::{State, UnknownState};
 pub use step::{
     Change, Config, Step, advance, is_duplicate_view, observe, observe_ack, observe_icmp, observe_invalid,

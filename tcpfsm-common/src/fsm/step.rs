@@ -3,6 +3,7 @@
 use super::{
     Event, State,
     desk::{Desk, PlainDesk},
+    orderly::observe_orderly,
     track::Track,
     window::fails_paws,
 };
@@ -104,14 +105,13 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
     {
         return false;
     }
-    let mut nothing = Facts::default();
     if segment.len > 0 {
         own.nxt = end;
         own.contig = end;
         // A range beyond a hole is past now, if there was one.
         own.ooo_start = own.ooo_end;
     }
-    own.take_window(segment, peer, &mut nothing);
+    own.take_orderly_window(segment, peer);
     if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
         && (!own.has(Evidence::TIMESTAMPS) || !segment.seq.after(peer.ack))
     {
@@ -253,6 +253,8 @@ pub fn advance(
         Step { verdict: before, facts: Facts::default() }
     } else if is_duplicate_view(before, own, shared.tap[sender as usize & 1], segment, now) {
         Step::duplicate_view(before)
+    } else if let Some(step) = observe_orderly(&PlainDesk::default(), before, sender, own, peer, segment) {
+        step
     } else {
         observe(&PlainDesk::default(), before, sender, own, peer, segment, config)
     };

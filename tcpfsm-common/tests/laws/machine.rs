@@ -1,11 +1,15 @@
 //! Laws of the machine.
 
+use std::cell::Cell;
+
 use proptest::prelude::*;
 use tcpfsm_common::{
     abi::{CloseReason, Evidence, FlowRecord, SweepRequest, Verdict},
     fact::Fact,
     flow::End,
-    fsm::{Config, PlainDesk, State, Step, advance, expire, observe, observe_icmp, observe_settled},
+    fsm::{
+        Config, PlainDesk, State, Step, advance, expire, observe, observe_icmp, observe_orderly, observe_settled,
+    },
     packet::{IcmpError, Unreachable},
     segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
     seq::SeqNum,
@@ -418,6 +422,27 @@ fn short_path_law(
     Ok(true)
 }
 
+/// Where a segment is taken as an orderly one, the full machine would have done the same.
+fn orderly_law(
+    before: Verdict,
+    sender: End,
+    own: &Evidence,
+    peer: &Evidence,
+    segment: &Segment,
+) -> Result<Option<Step>, TestCaseError> {
+    let mut short = *own;
+    let Some(step) = observe_orderly(&PlainDesk::default(), before, sender, &mut short, peer, segment) else {
+        prop_assert_eq!(&short, own, "it left its mark without taking the segment");
+        return Ok(None);
+    };
+    let mut full = *own;
+    let machine =
+        observe(&PlainDesk::default(), before, sender, &mut full, peer, segment, Config::default());
+    prop_assert_eq!(step, machine);
+    prop_assert_eq!(short, full);
+    Ok(Some(step))
+}
+
 /// Evidence of an end that has sent up to `nxt` and acknowledged up to `ack`, as the short path wants it or nearly.
 fn settled_evidence(nxt: u32, ack: u32) -> impl Strategy<Value = Evidence> {
     let flags = (0..0x1000_u16, prop::bool::weighted(0.9)).prop_map(|(any, quiet)| {
@@ -463,8 +488,58 @@ proptest! {
             let sender = if next.from_a { End::Low } else { End::High };
             let (own, peer) = (record.sent_by(sender), record.sent_by(sender.other()));
             short_path_law(verdict(&record), sender, own, peer, &segment)?;
+            orderly_law(verdict(&record), sender, own, peer, &segment)?;
             let _ = advance(&mut record, sender, &segment, 0, Config::default());
         }
+    }
+}
+
+/// A segment of an end that has sent up to `nxt`, to one that has sent up to `peer_nxt`: the next in order, or nearly.
+fn next_segment(nxt: u32, peer_nxt: u32, unacked: u32) -> impl Strategy<Value = Segment> {
+    const FIN: u16 = TcpFlags::ACK | TcpFlags::FIN;
+    (
+        prop_oneof![5 => Just(0_i32), 1 => -3000..3000_i32],
+        prop_oneof![5 => 0..=unacked, 3 => Just(unacked), 1 => any::<u32>()],
+        prop_oneof![Just(0_u32), Just(1), 0..100_000_u32],
+        prop_oneof![Just(TcpFlags::ACK), Just(TcpFlags::ACK | TcpFlags::PSH), Just(FIN), 0..0x200_u16],
+        prop_oneof![Just(0_u16), Just(63), any::<u16>()],
+        prop_oneof![Just(0_u8), Just(TcpOptions::HAS_TIMESTAMPS), 0..64_u8],
+        990..1020_u32,
+    )
+        .prop_map(move |(from_due, acked, len, flags, window, present, tsval)| Segment {
+            seq: SeqNum(nxt.wrapping_add_signed(from_due)),
+            ack: SeqNum(peer_nxt.wrapping_sub(unacked).wrapping_add(acked)),
+            len,
+            flags: TcpFlags(flags),
+            window,
+            ip_id: 0,
+            to_itself: false,
+            tap: 0,
+            options: TcpOptions { present, tsval, ..TcpOptions::default() },
+        })
+}
+
+/// Evidence of both ends, made for the short paths, and a segment between them.
+fn nearly_orderly() -> impl Strategy<Value = (Evidence, Evidence, Segment, End)> {
+    (any::<u32>(), any::<u32>(), 0..2000_u32, 0..2000_u32).prop_flat_map(
+        |(nxt, peer_nxt, unacked, peer_unacked)| {
+            (
+                settled_evidence(nxt, peer_nxt.wrapping_sub(unacked)),
+                settled_evidence(peer_nxt, nxt.wrapping_sub(peer_unacked)),
+                next_segment(nxt, peer_nxt, unacked),
+                any_end(),
+            )
+        },
+    )
+}
+
+/// Runs a law on so many cases.
+fn hold<S: Strategy>(cases: u32, strategy: &S, law: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    use proptest::test_runner::{Config as RunnerConfig, TestRunner};
+
+    let config = RunnerConfig { failure_persistence: None, ..RunnerConfig::with_cases(cases) };
+    if let Err(error) = TestRunner::new(config).run(strategy, law) {
+        panic!("{error}");
     }
 }
 
@@ -472,43 +547,8 @@ proptest! {
 /// if none does.
 #[test]
 fn the_short_path_is_the_machine_on_settled_flows() {
-    use proptest::test_runner::{Config as RunnerConfig, TestRunner};
-
-    let taken = std::cell::Cell::new(0_u32);
-    let strategy = (any::<u32>(), any::<u32>(), 0..2000_u32, 0..2000_u32).prop_flat_map(
-        |(nxt, peer_nxt, unacked, peer_unacked)| {
-            let segment = (
-                prop_oneof![5 => Just(0_i32), 1 => -3000..3000_i32],
-                prop_oneof![5 => 0..=unacked, 1 => any::<u32>()],
-                prop_oneof![Just(0_u32), Just(1), 0..100_000_u32],
-                prop_oneof![Just(TcpFlags::ACK), Just(TcpFlags::ACK | TcpFlags::PSH), 0..0x200_u16],
-                prop_oneof![Just(0_u16), Just(63), any::<u16>()],
-                prop_oneof![Just(0_u8), Just(TcpOptions::HAS_TIMESTAMPS), 0..64_u8],
-                990..1020_u32,
-            )
-                .prop_map(move |(from_due, acked, len, flags, window, present, tsval)| Segment {
-                    seq: SeqNum(nxt.wrapping_add_signed(from_due)),
-                    ack: SeqNum(peer_nxt.wrapping_sub(unacked).wrapping_add(acked)),
-                    len,
-                    flags: TcpFlags(flags),
-                    window,
-                    ip_id: 0,
-                    to_itself: false,
-                    tap: 0,
-                    options: TcpOptions { present, tsval, ..TcpOptions::default() },
-                });
-            (
-                settled_evidence(nxt, peer_nxt.wrapping_sub(unacked)),
-                settled_evidence(peer_nxt, nxt.wrapping_sub(peer_unacked)),
-                segment,
-                any_end(),
-                any::<bool>(),
-            )
-        },
-    );
-    let mut runner =
-        TestRunner::new(RunnerConfig { failure_persistence: None, ..RunnerConfig::with_cases(200_000) });
-    let result = runner.run(&strategy, |(own, peer, segment, sender, picked_up)| {
+    let taken = Cell::new(0_u32);
+    hold(200_000, &(nearly_orderly(), any::<bool>()), |((own, peer, segment, sender), picked_up)| {
         let settled = Verdict::default()
             .next_generation()
             .with_state(End::Low, State::Established, true)
@@ -518,9 +558,63 @@ fn the_short_path_is_the_machine_on_settled_flows() {
         taken.set(taken.get() + u32::from(short));
         Ok(())
     });
-    if let Err(error) = result {
-        panic!("{error}");
-    }
     println!("{} of 200000 segments took the short path", taken.get());
     assert!(taken.get() > 10_000);
+}
+
+/// Any verdict, in which nothing is pending mostly.
+fn any_verdict() -> impl Strategy<Value = Verdict> {
+    let state = || prop_oneof![5 => 3..11_u8, 1 => 0..11_u8].prop_map(State::from_code);
+    let pending = prop_oneof![9 => Just(0_u64), 1 => (0..28_u64).prop_map(|bit| 1 << bit)];
+    (state(), state(), state(), any::<[bool; 2]>(), pending).prop_map(
+        |(low, before, high, [low_confirmed, high_confirmed], pending)| {
+            let verdict = Verdict::default()
+                .next_generation()
+                .with_state(End::Low, low, low_confirmed)
+                .with_state(End::High, before, true)
+                .with_state(End::High, high, high_confirmed);
+            Verdict(verdict.0 | pending & !0xff)
+        },
+    )
+}
+
+/// Orderly segments are the machine's in every state of both ends, and each state of a connection's life is come to by
+/// them.
+#[test]
+fn an_orderly_segment_is_the_machines_in_every_state() {
+    let reached = Cell::new([0_u32; 11]);
+    let facts = Cell::new(0_u64);
+    hold(100_000, &(nearly_orderly(), any_verdict(), any::<[bool; 3]>()), |(talk, verdict, [closed, first, fin])| {
+        let (mut own, mut peer, segment, sender) = talk;
+        if closed {
+            peer.flags |= Evidence::FIN;
+        }
+        if first {
+            own.flags &= !Evidence::EDGE;
+        }
+        if fin {
+            own.flags |= Evidence::FIN;
+        }
+        if let Some(step) = orderly_law(verdict, sender, &own, &peer, &segment)? {
+            let mut all = reached.get();
+            for end in [End::Low, End::High] {
+                if step.verdict.transition(verdict, end).is_some() {
+                    all[step.verdict.slot(end)] += 1;
+                }
+            }
+            reached.set(all);
+            facts.set(facts.get() | step.facts.0);
+        }
+        Ok(())
+    });
+    println!("states come to: {:?}", reached.get());
+    for state in State::ALL {
+        let comes = reached.get()[state as usize] > 0;
+        // A handshake's beginnings are the machine's alone.
+        let expected = !matches!(state, State::Listen | State::SynSent | State::SynRecv);
+        assert_eq!(comes, expected, "{state:?}");
+    }
+    for fact in [Fact::Established, Fact::HalfClosed, Fact::Closed] {
+        assert!(facts.get() >> fact as u64 & 1 != 0, "{fact:?} was never told");
+    }
 }

@@ -1,0 +1,182 @@
+//! Segments that come in order and move the connection on: from the handshake's last ACK to the last FIN's.
+//!
+//! A connection of a few packets is nearly all handshake and close. What the machine looks at for the sake of the
+//! worst, these few comparisons rule out, and what is left of the diagram are two small tables. A property test
+//! holds them to the machine.
+
+use super::{Event, State, desk::Desk, next, step::Step, window::fails_paws};
+use crate::{
+    abi::{CloseReason, Evidence, Verdict},
+    fact::{Fact, Facts},
+    flow::End,
+    segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
+};
+
+/// A segment that comes in order, acknowledges what was sent, and brings its flow from one state to the next, or leaves
+/// it there. Gives `None`, and leaves the evidence alone, where the full machine must look.
+///
+/// For a segment taken here [`observe`](super::observe) would do the same.
+#[inline(always)]
+#[must_use]
+pub fn observe_orderly<D: Desk>(
+    desk: &D,
+    verdict: Verdict,
+    sender: End,
+    own: &mut Evidence,
+    peer: &Evidence,
+    segment: &Segment,
+) -> Option<Step> {
+    const NOISY: u16 =
+        Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | Evidence::SECOND_SYN | (Evidence::STRIKE * 15);
+    let (from, at) = (verdict.slot(sender), verdict.slot(sender.other()));
+    let fin = match segment.flags.kind() {
+        SegmentKind::Ack => false,
+        SegmentKind::Fin => true,
+        SegmentKind::Syn | SegmentKind::SynAck | SegmentKind::Rst | SegmentKind::Invalid => return None,
+    };
+    let acked = segment.ack.since(own.ack).cast_unsigned();
+    let unacked = peer.nxt.since(own.ack);
+    let acks_all = segment.ack == peer.nxt;
+    let is_first_ack = !own.has(Evidence::EDGE);
+    if segment.to_itself
+        || verdict.is_pending()
+        || from < State::Established as usize
+        || at < State::SynRecv as usize
+        || (from == State::TimeWait as usize && at == State::TimeWait as usize)
+        || own.flags & (Evidence::SEEN | NOISY) != Evidence::SEEN
+        || !peer.has(Evidence::SEEN | Evidence::EDGE)
+        || own.generation != peer.generation
+        || own.generation != verdict.generation() as u8
+        || segment.seq != own.nxt
+        || own.contig != own.nxt
+        || (own.has(Evidence::FIN) && (fin || segment.len > 0))
+        || segment.seq.after(peer.edge)
+        || segment.seq.before(peer.ack)
+        || segment.window == 0
+        || fails_paws(own, segment)
+        || segment.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
+    {
+        return None;
+    }
+    if is_first_ack {
+        if !acks_all || segment.ack.before(peer.iss) {
+            return None;
+        }
+    } else if unacked < 0
+        || acked > unacked.cast_unsigned()
+        || (segment.len == 0 && acked == 0 && unacked != 0)
+    {
+        return None;
+    }
+    if at == State::SynRecv as usize && !(peer.has(Evidence::SYN) && segment.ack.after(peer.iss)) {
+        return None;
+    }
+    // Whether it acknowledges its peer's FIN: nothing comes after that.
+    let closes = peer.has(Evidence::FIN) && acks_all;
+    if fin && !closes && from == State::CloseWait as usize {
+        // They crossed.
+        return None;
+    }
+
+    desk.set_notes(closes as u64 | (fin as u64) << 1 | ((at == State::LastAck as usize) as u64) << 2);
+
+    let end = segment.end_seq();
+    if segment.seq != end {
+        own.nxt = end;
+        own.contig = end;
+        own.ooo_start = own.ooo_end;
+    }
+    own.flags |= (segment.flags.0 & TcpFlags::FIN) * Evidence::FIN;
+    own.take_orderly_window(segment, peer);
+    if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
+        && (!own.has(Evidence::TIMESTAMPS) || !segment.seq.after(peer.ack))
+    {
+        own.tsval = segment.options.tsval;
+        own.flags |= Evidence::TIMESTAMPS;
+    }
+
+    let notes = desk.notes() as usize;
+    let sent = SENDER[from & 15 | (notes & 7) << 4];
+    let received = RECEIVER[at & 15 | (notes & 1) << 4 | ((own.flags / Evidence::FIN & 1) as usize) << 5];
+    let after = sent.apply(verdict, sender, true);
+    let after = received.apply(after, sender.other(), after.is_confirmed(sender.other()) && received.stays());
+    let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * (1 << Fact::HalfClosed as u64));
+    if at == State::SynRecv as usize
+        && sent.to == State::Established as u8
+        && received.to == State::Established as u8
+    {
+        facts.add(Fact::Established);
+    }
+    if after.is_over() {
+        facts.add(Fact::Closed);
+        return Some(Step { verdict: after.with_close_reason(CloseReason::Finish), facts });
+    }
+    Some(Step { verdict: after, facts })
+}
+
+/// Where an end comes to, and from where.
+#[derive(Clone, Copy)]
+struct Move {
+    to: u8,
+    previous: u8,
+}
+
+impl Move {
+    const fn stay(state: State) -> Self {
+        Self { to: state as u8, previous: state as u8 }
+    }
+
+    #[inline(always)]
+    const fn stays(self) -> bool {
+        self.to == self.previous
+    }
+
+    const fn then(self, event: Event) -> Self {
+        match next(State::from_code(self.to), event) {
+            Some(to) => Self { to: to as u8, previous: self.to },
+            None => self,
+        }
+    }
+
+    const fn then_if(self, condition: bool, event: Event) -> Self {
+        if condition { self.then(event) } else { self }
+    }
+
+    #[inline(always)]
+    const fn apply(self, verdict: Verdict, end: End, confirmed: bool) -> Verdict {
+        verdict
+            .with_state(end, State::from_code(self.previous), confirmed)
+            .with_state(end, State::from_code(self.to), confirmed)
+    }
+}
+
+/// What the sender has done: by its state, whether it acknowledges its peer's FIN, whether it sends one, and whether
+/// its peer is in LAST-ACK.
+static SENDER: [Move; 128] = {
+    let mut table = [Move::stay(State::Closed); 128];
+    let mut at = 0;
+    while at < table.len() {
+        let (closes, fin, answered) = (at >> 4 & 1 != 0, at >> 5 & 1 != 0, at >> 6 & 1 != 0);
+        table[at] = Move::stay(State::from_code(at as u8 & 15))
+            .then_if(closes && answered, Event::FinAcked)
+            .then_if(closes, Event::RcvdFin)
+            .then_if(fin, if closes { Event::SentFin } else { Event::SentCrossingFin });
+        at += 1;
+    }
+    table
+};
+
+/// What was done to the receiver: by its state, whether its FIN was acknowledged, and whether the sender has sent one.
+static RECEIVER: [Move; 64] = {
+    let mut table = [Move::stay(State::Closed); 64];
+    let mut at = 0;
+    while at < table.len() {
+        let (closes, fin) = (at >> 4 & 1 != 0, at >> 5 & 1 != 0);
+        table[at] = Move::stay(State::from_code(at as u8 & 15))
+            .then(Event::RcvdAckOfSyn)
+            .then_if(closes, Event::FinAcked)
+            .then_if(fin, Event::RcvdFin);
+        at += 1;
+    }
+    table
+};
