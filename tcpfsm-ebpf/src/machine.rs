@@ -38,10 +38,14 @@ const AGAIN: Attempt = 1;
 /// How often the record is looked for: it may leave its map, begin, or end at each look.
 const ATTEMPTS: usize = 6;
 
-/// Works the segment on the desk.
+/// Works the segment on the desk; `found` is the record of its flow in the flow map, null where that is to be looked for.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters) -> u64 {
+pub(crate) extern "C" fn tcpfsm_segment(
+    work: *mut Work,
+    found: *mut FlowRecord,
+    counters: *mut Counters,
+) -> u64 {
     if work.is_null() || counters.is_null() {
         return 0;
     }
@@ -51,6 +55,12 @@ pub(crate) extern "C" fn tcpfsm_segment(work: *mut Work, counters: *mut Counters
         tcpfsm_options(work);
     }
     work.carries = 0;
+    if !found.is_null() {
+        work.map = work.flow_map();
+        if tcpfsm_advance(work, found, counters) == DONE {
+            return 0;
+        }
+    }
     for _ in 0..ATTEMPTS {
         if tcpfsm_attempt(work, counters) == DONE {
             return 0;

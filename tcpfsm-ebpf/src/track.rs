@@ -3,6 +3,8 @@
 //! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
 //! not: so the verifier follows each of them on its own.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use tcpfsm_common::{
@@ -58,10 +60,11 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
 #[inline(always)]
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     let Some(counters) = stats::counters() else { return };
-    let outcome = match look(ctx, hook, counters) {
+    let (left, record) = look(ctx, hook, counters);
+    let outcome = match left {
         SEGMENT => {
             let Some(work) = Work::desk() else { return };
-            tcpfsm_segment(work, counters);
+            tcpfsm_segment(work, record, counters);
             // Off unless asked for when the programs are loaded, and never on the short way.
             debug!(
                 ctx,
@@ -79,17 +82,17 @@ pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     stats::packet(counters, hook, outcome);
 }
 
-/// Looks at a packet.
+/// Looks at a packet; gives the record of its flow too, if it is at hand.
 #[inline(always)]
-fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Left {
+fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> (Left, *mut FlowRecord) {
     let bytes = ctx.linear();
     match parse_ether(&bytes) {
         Ok((Network::Ipv4, offset)) => {
             let meta = Meta { hook, ifindex: || ctx.ifindex() };
-            packet4(&bytes, offset, &meta, counters).unwrap_or_else(skipped)
+            packet4(&bytes, offset, &meta, counters).unwrap_or_else(|skip| (skipped(skip), null_mut()))
         }
-        Ok((Network::Ipv6, offset)) => ctx.look6(counters, offset, hook),
-        Err(skip) => skipped(skip),
+        Ok((Network::Ipv6, offset)) => (ctx.look6(counters, offset, hook), null_mut()),
+        Err(skip) => (skipped(skip), null_mut()),
     }
 }
 
@@ -99,7 +102,7 @@ pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, h
     let bytes = ctx.linear();
     let offset = bytes.blur(offset, 0x3f);
     let meta = Meta { hook, ifindex: || ctx.ifindex() };
-    packet6(&bytes, offset, &meta, counters).unwrap_or_else(skipped)
+    packet6(&bytes, offset, &meta, counters).map_or_else(skipped, |(left, _)| left)
 }
 
 /// The counter of a skip: they come after the outcomes.
@@ -118,7 +121,7 @@ macro_rules! packet {
             offset: usize,
             meta: &Meta<I>,
             counters: &mut Counters,
-        ) -> Result<Left, Skip> {
+        ) -> Result<(Left, *mut FlowRecord), Skip> {
             let ip = $ip(bytes, offset, || bytes.len())?;
             match ip.transport {
                 Transport::Tcp => {
@@ -133,7 +136,7 @@ macro_rules! packet {
                 Transport::Icmp => {
                     let (ends, error) = $icmp(bytes, ip.payload)?;
                     let (key, quoted) = ends.key(CONFIG.load().scope);
-                    Ok(icmp(&key, quoted, &error, meta))
+                    Ok((icmp(&key, quoted, &error, meta), null_mut()))
                 }
             }
         }
@@ -151,21 +154,21 @@ fn segment_of<K: Key, I: Fn() -> u32>(
     segment: &Segment,
     meta: &Meta<I>,
     counters: &mut Counters,
-) -> Left {
+) -> (Left, *mut FlowRecord) {
     if let Some(record) = found {
         // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
         unsafe {
             let (own, peer) = halves(record, sender);
             if observe_settled(flow_table::verdict(record), &mut *own, &*peer, segment) {
                 (*own).count(segment, clock::coarse(counters));
-                return Outcome::Tracked as usize;
+                return (Outcome::Tracked as usize, null_mut());
             }
         }
     }
-    let Some(work) = Work::desk() else { return Outcome::MapFull as usize };
+    let Some(work) = Work::desk() else { return (Outcome::MapFull as usize, null_mut()) };
     work.begin(key, sender, segment, meta);
     work.missed = found.is_none().into();
-    SEGMENT
+    (SEGMENT, found.unwrap_or(null_mut()))
 }
 
 /// An ICMP error about a segment that `quoted` sent.

@@ -101,6 +101,12 @@ impl Work {
         self.event.sender_end()
     }
 
+    /// The number of the flow map of the segment's family.
+    #[inline(always)]
+    pub(crate) fn flow_map(&self) -> u64 {
+        u64::from(self.event.family != 4)
+    }
+
     /// Whether the record is in an embryonic map.
     #[inline(always)]
     pub(crate) fn is_embryo(&self) -> bool {

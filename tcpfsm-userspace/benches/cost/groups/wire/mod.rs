@@ -53,11 +53,11 @@ pub fn connections(bench: &Bench) -> Result<Vec<Table>> {
     let mut worst = rates.clone();
     let mut losses: Vec<Vec<Loss>> = vec![Vec::new(); WATCHERS.len()];
     for _ in 0..bench.rounds() {
-        for (at, (name, watcher)) in WATCHERS.iter().enumerate() {
+        for (at, (name, watcher)) in WATCHERS.iter().enumerate().take(std::env::var("TAKE").map_or(9, |t| t.parse().unwrap())) {
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
             // What a watcher does when it begins, reading the host's sockets for one, is not what it costs from then on.
-            let earlier = servers.connect(&lab, bench.seconds(0.5))?.count;
-            let Connections { count, seconds, took } = servers.connect(&lab, bench.seconds(1.5))?;
+            let earlier = servers.connect(&lab, bench.seconds(std::env::var("WARM").map_or(0.5, |t| t.parse().unwrap())))?.count;
+            let Connections { count, seconds, took } = servers.connect(&lab, bench.seconds(std::env::var("SLICE").map_or(1.5, |t| t.parse().unwrap())))?;
             losses[at].push(running.stop(earlier + count).with_context(|| (*name).to_owned())?);
             rates[at].push(count as f64 / seconds);
             middle[at].push(median(&took));
