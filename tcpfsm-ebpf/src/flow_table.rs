@@ -172,14 +172,18 @@ pub(crate) unsafe fn carry<K: Key>(
     unsafe {
         work.record = *embryo;
         work.record.shared.verdict = Verdict(work.record.shared.verdict).with(Verdict::GONE, false).0;
-        if let Some(old) = key.find_flow()
-            && verdict(old).has(Verdict::GONE)
-        {
-            // An earlier connection's, which the sweep is about to remove.
-            key.remove_flow();
-        }
     }
-    match key.insert_flow(&work.record) {
+    let mut inserted = key.insert_flow(&work.record);
+    if matches!(inserted, Insertion::Exists)
+        && let Some(old) = key.find_flow()
+        // SAFETY: the map gave the element.
+        && unsafe { verdict(old) }.has(Verdict::GONE)
+    {
+        // An earlier connection's, which the sweep is about to remove.
+        key.remove_flow();
+        inserted = key.insert_flow(&work.record);
+    }
+    match inserted {
         Insertion::Done => {
             stats::health(counters, Health::Promoted);
             stats::came(counters, K::FLOWS, Verdict(work.record.shared.verdict));

@@ -17,7 +17,7 @@ use crate::{
     clock, emit,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
-    sample::tcpfsm_sample,
+    sample::{is_told_always, tcpfsm_sample},
     services, stats, strays,
     work::Work,
 };
@@ -457,7 +457,7 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
         stats::change(counters, &work.event, (*record).shared.opened, over);
         // Who was named as stuck is told of when that ends.
         let is_due = work.named != 0 && moved;
-        if !is_due && tcpfsm_sample(&raw mut work.event, counters) == 0 {
+        if !is_due && !is_told_always(&work.event) && tcpfsm_sample(&raw mut work.event, counters) == 0 {
             return;
         }
         emit::event(counters, &mut work.event, record, moved, over);

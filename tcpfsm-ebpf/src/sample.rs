@@ -19,6 +19,17 @@ use crate::{
 /// What a completed handshake gives back: its two events, and as much again for SYNs that were sent twice.
 const GIVEN_BACK: i64 = 4;
 
+/// Whether an event is told whatever else there is: it moves a connection, and none that has just been made.
+#[inline(always)]
+pub(crate) fn is_told_always(event: &FlowEvent) -> bool {
+    event.moves() && !is_of_handshake(event) && !event.fact_set().has(Fact::Established)
+}
+
+#[inline(always)]
+fn is_of_handshake(event: &FlowEvent) -> bool {
+    event.verdict_before().is_handshake() && event.verdict_after().is_handshake()
+}
+
 /// Says whether an event is to be told, and writes into it how many it stands for.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -43,8 +54,7 @@ pub(crate) extern "C" fn tcpfsm_sample(event: *mut FlowEvent, counters: *mut Cou
             told.write_volatile(0);
         }
     }
-    let is_handshake = event.verdict_before().is_handshake() && event.verdict_after().is_handshake();
-    if event.moves() && !is_handshake {
+    if event.moves() && !is_of_handshake(event) {
         // SAFETY: as above. Below zero it may come by as much as was given back at once, which is why it has a sign.
         unsafe {
             if event.fact_set().has(Fact::Established) && told.read_volatile() >= GIVEN_BACK {
