@@ -155,7 +155,9 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
             work.map = K::FLOWS as u64;
             return tcpfsm_advance(work, record, counters);
         }
-        if let Some(embryo) = key.find_embryo() {
+        if work.is_new_syn() {
+            // If there is a handshake, it finds no place.
+        } else if let Some(embryo) = key.find_embryo() {
             let verdict = flow_table::verdict(embryo);
             if !verdict.has(Verdict::GONE) {
                 work.map = K::EMBRYOS as u64;
@@ -176,8 +178,7 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
             }
             // The sweep is about to remove it.
             key.remove_embryo();
-        } else if !work.is_new_syn()
-            && let Some(record) = key.find_flow()
+        } else if let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
             // It was on its way from the one map to the other when each was looked at.
@@ -191,20 +192,26 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
 #[inline(always)]
 fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     work.record = FlowRecord::default();
-    work.own = Evidence::default();
     work.carries = 0;
     let record = &raw mut work.record;
     // SAFETY: the desk is this CPU's.
     unsafe {
         let (own, peer) = halves(record, work.sender());
-        step(work, peer, Verdict::default());
-        if Verdict(work.event.after).generation() == 0 {
-            stats::facts(counters, Facts(work.event.facts));
-            strays::tcpfsm_stray(work, counters);
-            return DONE;
+        if matches!(work.segment.flags.kind(), SegmentKind::Syn) && !work.segment.to_itself {
+            work.event.before = 0;
+            let step = fsm::observe_first_syn(work.sender(), &mut *own, &work.segment);
+            work.set_step(&step);
+        } else {
+            work.own = Evidence::default();
+            step(work, peer, Verdict::default());
+            if Verdict(work.event.after).generation() == 0 {
+                stats::facts(counters, Facts(work.event.facts));
+                strays::tcpfsm_stray(work, counters);
+                return DONE;
+            }
+            *own = work.own;
         }
-        work.own.count(&work.segment, clock::coarse(counters));
-        *own = work.own;
+        (*own).count(&work.segment, clock::coarse(counters));
         (*record).shared.verdict = work.event.after;
         let over = settled(record, work);
         match key.insert_embryo(&*record) {

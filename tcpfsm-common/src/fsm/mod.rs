@@ -35,7 +35,7 @@ mod window;
 pub use calm::is_calm;
 pub use condition::conditions;
 pub use desk::{Desk, PlainDesk};
-pub use orderly::observe_orderly;
+pub use orderly::{observe_first_syn, observe_orderly};
 pub use state::{State, UnknownState};
 pub use step::{
     Change, Config, Step, advance, is_duplicate_view, observe, observe_ack, observe_icmp, observe_invalid,

@@ -1,4 +1,5 @@
-//! Segments that come in order and move the connection on: from the handshake's last ACK to the last FIN's.
+//! Segments that come in order and move the connection on: the first SYN, and from the handshake's last ACK to the last
+//! FIN's.
 //!
 //! A connection of a few packets is nearly all handshake and close. What the machine looks at for the sake of the
 //! worst, these few comparisons rule out, and what is left of the diagram are two small tables. A property test
@@ -112,6 +113,35 @@ pub fn observe_orderly<D: Desk>(
         return Some(Step { verdict: after.with_close_reason(CloseReason::Finish), facts });
     }
     Some(Step { verdict: after, facts })
+}
+
+/// A SYN of a flow of which nothing was seen before. Brings the evidence of its sender, which must be new, up to date.
+///
+/// For a SYN whose sender is not its receiver [`observe`](super::observe) would do the same.
+#[inline(always)]
+#[must_use]
+pub fn observe_first_syn(sender: End, own: &mut Evidence, segment: &Segment) -> Step {
+    const OPENED: [Verdict; 2] = [opened_by(End::Low), opened_by(End::High)];
+    let verdict = OPENED[sender as usize & 1];
+    own.start(segment, verdict.generation() as u8);
+    let mut facts = Facts::default();
+    facts.add(Fact::Open);
+    if segment.len > 0 {
+        facts.add(Fact::SynData);
+    }
+    if segment.options.has(TcpOptions::MALFORMED) {
+        facts.add(Fact::BadOption);
+    }
+    Step { verdict, facts }
+}
+
+const fn opened_by(sender: End) -> Verdict {
+    Verdict(0)
+        .next_generation()
+        .with_originator(sender)
+        .with_state(sender, State::SynSent, true)
+        .with_state(sender.other(), State::Listen, false)
+        .with_state(sender.other(), State::SynRecv, false)
 }
 
 /// Where an end comes to, and from where.

@@ -8,7 +8,8 @@ use tcpfsm_common::{
     fact::Fact,
     flow::End,
     fsm::{
-        Config, PlainDesk, State, Step, advance, expire, observe, observe_icmp, observe_orderly, observe_settled,
+        Config, PlainDesk, State, Step, advance, expire, observe, observe_first_syn, observe_icmp, observe_orderly,
+        observe_settled,
     },
     packet::{IcmpError, Unreachable},
     segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
@@ -560,6 +561,26 @@ fn the_short_path_is_the_machine_on_settled_flows() {
     });
     println!("{} of 200000 segments took the short path", taken.get());
     assert!(taken.get() > 10_000);
+}
+
+proptest! {
+    #[test]
+    fn a_first_syn_is_the_machines(segment in next_segment(7, 0, 0), sender in any_end()) {
+        let segment = Segment { flags: TcpFlags(TcpFlags::SYN), ..segment };
+        let (mut short, mut full) = (Evidence::default(), Evidence::default());
+        let step = observe_first_syn(sender, &mut short, &segment);
+        let machine = observe(
+            &PlainDesk::default(),
+            Verdict::default(),
+            sender,
+            &mut full,
+            &Evidence::default(),
+            &segment,
+            Config::default(),
+        );
+        prop_assert_eq!(step, machine);
+        prop_assert_eq!(short, full);
+    }
 }
 
 /// Any verdict, in which nothing is pending mostly.

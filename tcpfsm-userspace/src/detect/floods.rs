@@ -42,8 +42,10 @@ pub(super) const SPECS: &[Spec] = &[
         hit: |seen| is_stray(seen, SegmentKind::Ack).then(|| hit(seen, seen.target())),
         // After a start, connections from before send strays until they are picked up.
         base: |seen| {
-            let picked_up = seen.has(Fact::MidstreamPickup);
-            [seen.target(), seen.address(seen.sender())].map(|end| picked_up.then_some((end, 1)))
+            if !seen.has(Fact::MidstreamPickup) {
+                return [None, None];
+            }
+            [seen.target(), seen.address(seen.sender())].map(|end| Some((end, 1)))
         },
         base_has_hits: false,
         by_source: false,

@@ -58,6 +58,8 @@ pub(super) struct Rates {
     kinds: Vec<Rate>,
     /// What was before the first hit; kinds that share the count and the window share these.
     bases: Vec<Bases>,
+    /// Whether there was a hit of late, of any kind.
+    has_tallies: bool,
     overflow: u64,
 }
 
@@ -97,7 +99,7 @@ impl Rates {
                 Rate { spec, rule, base, tallies: HashMap::new(), ongoing: Ongoing::new(spec.kind) }
             })
             .collect();
-        Self { kinds, bases, overflow: 0 }
+        Self { kinds, bases, has_tallies: false, overflow: 0 }
     }
 }
 
@@ -122,11 +124,12 @@ impl Detector for Rates {
     }
 
     fn seen(&mut self, seen: &Seen<'_>) {
-        let Self { kinds, bases, overflow } = self;
+        let Self { kinds, bases, has_tallies, overflow } = self;
         // An ordinary event is no hit, and part of a base only where there were hits.
-        if !seen.is_ordinary() || kinds.iter().any(Rate::has_tallies) {
+        if *has_tallies || !seen.is_ordinary() {
             for rate in kinds {
                 rate.seen(seen, bases, overflow);
+                *has_tallies |= rate.has_tallies();
             }
         }
         // After the kinds: a first hit that is part of its base would count twice.
@@ -135,7 +138,9 @@ impl Detector for Rates {
 
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
         self.bases.iter_mut().for_each(|base| base.swept(sweep.now));
-        self.kinds.iter_mut().flat_map(|rate| rate.swept(sweep.now)).collect()
+        let findings = self.kinds.iter_mut().flat_map(|rate| rate.swept(sweep.now)).collect();
+        self.has_tallies = self.kinds.iter().any(Rate::has_tallies);
+        findings
     }
 
     fn active(&self, kind: AnomalyKind) -> usize {

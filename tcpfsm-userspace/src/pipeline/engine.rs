@@ -18,7 +18,6 @@ use tracing::{debug, warn};
 
 use super::{
     gauges::{Attached, Losses, SharedGauges},
-    history::Page,
     publish::Publisher,
     translate::{addresses, side_of},
 };
@@ -194,8 +193,8 @@ impl Engine {
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
-            let mut page = Page::default();
             let Self { ring, detectors, mismatches, request, shared, .. } = self;
+            let mut page = shared.history.page();
             let count = ring.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
                     feed(detectors, mismatches, &observation, request.number);
@@ -206,7 +205,7 @@ impl Engine {
                 }
                 Err(live::Malformed) => Losses::add(&shared.losses.malformed, 1),
             });
-            self.shared.history.add(page);
+            drop(page);
             self.publisher.events(batch);
             any |= count > 0;
             if count < BATCH {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tcpfsm_common::{abi::EventKind, flow::FlowKey};
@@ -21,11 +21,14 @@ pub struct History {
     events: Mutex<VecDeque<Observation>>,
 }
 
-/// What of one batch is to be remembered.
-#[derive(Debug, Default)]
-pub struct Page(Vec<Observation>);
+/// The history, open for one batch.
+#[derive(Debug)]
+pub struct Page<'a> {
+    events: MutexGuard<'a, VecDeque<Observation>>,
+    noted: usize,
+}
 
-impl Page {
+impl Page<'_> {
     /// Takes an event of the batch, if it tells something about its flow's life and there is room.
     pub fn note(&mut self, observation: &Observation) {
         let lives = match observation.kind {
@@ -36,28 +39,31 @@ impl Page {
             | EventKind::Host => true,
             EventKind::Stuck | EventKind::Stray => false,
         };
-        if lives && self.0.len() < MAX_OF_BATCH {
-            self.0.push(*observation);
+        if !lives || self.noted == MAX_OF_BATCH {
+            return;
         }
+        self.noted += 1;
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(*observation);
     }
 }
 
 impl History {
-    /// Remembers a batch; what is oldest is forgotten for it.
-    pub fn add(&self, page: Page) {
-        if page.0.is_empty() {
-            return;
-        }
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let excess = (events.len() + page.0.len()).saturating_sub(MAX_EVENTS);
-        events.drain(..excess);
-        events.extend(page.0);
+    /// Opens it for a batch; what is oldest is forgotten for what is noted.
+    pub fn page(&self) -> Page<'_> {
+        Page { events: self.lock(), noted: 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Observation>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is remembered of one flow since it was last opened, in order.
     #[must_use]
     pub fn of(&self, key: &FlowKey) -> Vec<Observation> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = self.lock();
         let mut found: Vec<Observation> =
             events.iter().filter(|observation| observation.event.key() == *key).copied().collect();
         // The same addresses and ports may have been used before. Under a flood the opening may not have been told: what
@@ -79,10 +85,9 @@ mod tests {
     use super::*;
     use crate::pipeline::synthetic::Conversation;
 
-    fn page(events: &[Observation]) -> Page {
-        let mut page = Page::default();
+    fn add(history: &History, events: &[Observation]) {
+        let mut page = history.page();
         events.iter().for_each(|event| page.note(event));
-        page
     }
 
     #[test]
@@ -90,18 +95,18 @@ mod tests {
         let history = History::default();
         let mut talk = Conversation::new();
         let life = talk.ordinary_life();
-        history.add(page(&life));
+        add(&history, &life);
         assert_eq!(history.of(&talk.key), life);
         talk.renumber([90_000, 95_000]);
         let again = talk.handshake();
-        history.add(page(&again));
+        add(&history, &again);
         assert_eq!(history.of(&talk.key), again, "not the earlier connection");
         assert_eq!(history.of(&FlowKey::V4(Default::default())), []);
 
         let history = History::default();
         let untold = &Conversation::new().ordinary_life()[2..];
-        history.add(page(&life));
-        history.add(page(untold));
+        add(&history, &life);
+        add(&history, untold);
         assert_eq!(history.of(&talk.key), untold, "its opening was not told");
     }
 
@@ -112,9 +117,9 @@ mod tests {
         let handshake = talk.handshake();
         let crowd = vec![handshake[0]; 4 * MAX_OF_BATCH];
         for _ in 0..2 * MAX_EVENTS / MAX_OF_BATCH {
-            history.add(page(&crowd));
+            add(&history, &crowd);
         }
-        history.add(page(&handshake));
+        add(&history, &handshake);
         let events = history.events.lock().unwrap();
         assert_eq!(events.len(), MAX_EVENTS);
         assert_eq!(events.back(), handshake.last());

@@ -52,6 +52,7 @@ pub struct Malformed;
 ///
 /// # Errors
 /// The record is of another version, of an unknown kind, or too short.
+#[inline]
 pub fn parse(record: &[u8]) -> Result<Observation, Malformed> {
     let (event, rest) = FlowEvent::read_from_prefix(record).map_err(|_| Malformed)?;
     if event.version != ABI_VERSION {
