@@ -137,7 +137,7 @@ pub(crate) unsafe fn install(record: *mut FlowRecord, before: Verdict, after: Ve
 /// # Safety
 /// `embryo` must point to an element of the embryonic map of the desk's key.
 #[inline(always)]
-pub(crate) unsafe fn promote<K: Key>(
+pub(crate) unsafe fn promote(
     counters: &mut Counters,
     embryo: *mut FlowRecord,
     work: &mut Work,
@@ -149,9 +149,10 @@ pub(crate) unsafe fn promote<K: Key>(
         if !install(embryo, verdict, gone) {
             return;
         }
-        stats::went(counters, K::EMBRYOS, verdict);
+        let map = work.map as usize;
+        stats::went(counters, map, verdict);
         if tcpfsm_carry(work, embryo, counters) == 0 && install(embryo, gone, verdict) {
-            stats::came(counters, K::EMBRYOS, verdict);
+            stats::came(counters, map, verdict);
         }
     }
 }

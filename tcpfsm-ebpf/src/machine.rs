@@ -38,7 +38,7 @@ const AGAIN: Attempt = 1;
 /// How often the record is looked for: it may leave its map, begin, or end at each look.
 const ATTEMPTS: usize = 6;
 
-/// Works the segment on the desk; `found` is the record of its flow in the flow map, null where that is to be looked for.
+/// Works the segment on the desk; `found` is the record of its flow, null where there is none or it is to be looked for.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn tcpfsm_segment(
@@ -56,8 +56,12 @@ pub(crate) extern "C" fn tcpfsm_segment(
     }
     work.carries = 0;
     if !found.is_null() {
-        work.map = work.flow_map();
-        if tcpfsm_advance(work, found, counters) == DONE {
+        let attempt = if work.is_embryo() {
+            tcpfsm_embryo(work, found, counters)
+        } else {
+            tcpfsm_advance(work, found, counters)
+        };
+        if attempt == DONE {
             return 0;
         }
     }
@@ -148,42 +152,58 @@ extern "C" fn tcpfsm_begin(work: *mut Work, counters: *mut Counters) -> Attempt 
 fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     // SAFETY: the maps gave the elements.
     unsafe {
-        if work.missed == 0
-            && let Some(record) = key.find_flow()
-            && !flow_table::verdict(record).has(Verdict::GONE)
-        {
-            work.map = K::FLOWS as u64;
-            return tcpfsm_advance(work, record, counters);
-        }
-        if work.is_new_syn() {
-            // If there is a handshake, it finds no place.
-        } else if let Some(embryo) = key.find_embryo() {
-            let verdict = flow_table::verdict(embryo);
-            if !verdict.has(Verdict::GONE) {
+        if work.missed == 0 {
+            if let Some(record) = key.find_flow()
+                && !flow_table::verdict(record).has(Verdict::GONE)
+            {
+                work.map = K::FLOWS as u64;
+                return tcpfsm_advance(work, record, counters);
+            }
+            if let Some(embryo) = key.find_embryo() {
                 work.map = K::EMBRYOS as u64;
-                if tcpfsm_advance(work, embryo, counters) == AGAIN {
-                    return AGAIN;
-                }
-                let (own, peer) = halves(embryo, work.sender());
-                let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
-                let verdict = Verdict(work.event.after);
-                if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
-                    flow_table::promote::<K>(counters, embryo, work, verdict);
-                }
-                return DONE;
+                return tcpfsm_embryo(work, embryo, counters);
             }
-            if !verdict.is_closed() {
-                tcpfsm_carry(work, embryo, counters);
-                return AGAIN;
-            }
-            // The sweep is about to remove it.
-            key.remove_embryo();
-        } else if let Some(record) = key.find_flow()
+        }
+        if !work.is_new_syn()
+            && let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
             // It was on its way from the one map to the other when each was looked at.
             return AGAIN;
         }
+        tcpfsm_begin(work, counters)
+    }
+}
+
+/// Works the segment on the desk on a record of the embryonic map, and promotes that if it has proved itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_embryo(work: *mut Work, embryo: *mut FlowRecord, counters: *mut Counters) -> Attempt {
+    if work.is_null() || embryo.is_null() || counters.is_null() {
+        return DONE;
+    }
+    // SAFETY: the callers' desk, element and counters.
+    unsafe {
+        let (work, counters) = (&mut *work, &mut *counters);
+        let verdict = flow_table::verdict(embryo);
+        if !verdict.has(Verdict::GONE) {
+            if tcpfsm_advance(work, embryo, counters) == AGAIN {
+                return AGAIN;
+            }
+            let (own, peer) = halves(embryo, work.sender());
+            let heard = (*peer).has(Evidence::SEEN) || (*own).packets >= ONE_SIDED_PROMOTION;
+            let verdict = Verdict(work.event.after);
+            if heard && !verdict.is_embryonic() && !verdict.has(Verdict::GONE) {
+                flow_table::promote(counters, embryo, work, verdict);
+            }
+            return DONE;
+        }
+        if !verdict.is_closed() {
+            tcpfsm_carry(work, embryo, counters);
+            return AGAIN;
+        }
+        // The sweep is about to remove it.
+        work.remove_embryo();
         tcpfsm_begin(work, counters)
     }
 }

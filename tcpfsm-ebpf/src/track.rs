@@ -82,7 +82,7 @@ pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     stats::packet(counters, hook, outcome);
 }
 
-/// Looks at a packet; gives the record of its flow too, if it is at hand.
+/// Looks at a packet; gives the record of its flow too, null where there is none.
 #[inline(always)]
 fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> (Left, *mut FlowRecord) {
     let bytes = ctx.linear();
@@ -91,6 +91,7 @@ fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> (Left, *mut F
             let meta = Meta { hook, ifindex: || ctx.ifindex() };
             packet4(&bytes, offset, &meta, counters).unwrap_or_else(|skip| (skipped(skip), null_mut()))
         }
+        // A record does not come out of a function: it is looked for again.
         Ok((Network::Ipv6, offset)) => (ctx.look6(counters, offset, hook), null_mut()),
         Err(skip) => (skipped(skip), null_mut()),
     }
@@ -165,10 +166,16 @@ fn segment_of<K: Key, I: Fn() -> u32>(
             }
         }
     }
+    // So soon after the other map's look-up both wait for memory at the same time.
+    let (record, map) = match found {
+        Some(record) => (record, K::FLOWS),
+        None => (key.find_embryo().unwrap_or(null_mut()), K::EMBRYOS),
+    };
     let Some(work) = Work::desk() else { return (Outcome::MapFull as usize, null_mut()) };
     work.begin(key, sender, segment, meta);
-    work.missed = found.is_none().into();
-    (SEGMENT, found.unwrap_or(null_mut()))
+    work.map = map as u64;
+    work.missed = record.is_null().into();
+    (SEGMENT, record)
 }
 
 /// An ICMP error about a segment that `quoted` sent.

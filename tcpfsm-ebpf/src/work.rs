@@ -32,9 +32,9 @@ pub(crate) struct Work {
     /// Options that were put aside, and how many bytes of them; 0 where there are none.
     pub(crate) options: OptionBytes,
     pub(crate) options_len: u64,
-    /// Whether the flow map was asked for the segment's flow already, and had none: 1 if so.
+    /// Whether both maps were asked for the segment's flow already, and had none: 1 if so.
     pub(crate) missed: u64,
-    /// In which flow map the record is, by its number.
+    /// In which map the record is, by its number.
     pub(crate) map: u64,
     /// Whether `carried` is to go with a record into the map where it is found next: 1 if so.
     pub(crate) carries: u64,
@@ -101,10 +101,16 @@ impl Work {
         self.event.sender_end()
     }
 
-    /// The number of the flow map of the segment's family.
+    /// Removes the flow's record from the embryonic map.
     #[inline(always)]
-    pub(crate) fn flow_map(&self) -> u64 {
-        u64::from(self.event.family != 4)
+    pub(crate) fn remove_embryo(&self) {
+        if self.event.family == 4 {
+            self.key4().remove_embryo();
+        } else {
+            let key: *const FlowKey6 = self.key6();
+            // SAFETY: the desk's event holds the key.
+            unsafe { (*key).remove_embryo() };
+        }
     }
 
     /// Whether the record is in an embryonic map.
