@@ -58,8 +58,8 @@ pub(super) struct Rates {
     kinds: Vec<Rate>,
     /// What was before the first hit; kinds that share the count and the window share these.
     bases: Vec<Bases>,
-    /// Whether there was a hit of late, of any kind.
-    has_tallies: bool,
+    /// Whether any kind counts its base now: there was a hit of late.
+    has_bases: bool,
     overflow: u64,
 }
 
@@ -99,7 +99,7 @@ impl Rates {
                 Rate { spec, rule, base, tallies: HashMap::new(), ongoing: Ongoing::new(spec.kind) }
             })
             .collect();
-        Self { kinds, bases, has_tallies: false, overflow: 0 }
+        Self { kinds, bases, has_bases: false, overflow: 0 }
     }
 }
 
@@ -124,13 +124,16 @@ impl Detector for Rates {
     }
 
     fn seen(&mut self, seen: &Seen<'_>) {
-        let Self { kinds, bases, has_tallies, overflow } = self;
+        let Self { kinds, bases, has_bases, overflow } = self;
         // An ordinary event is no hit, and part of a base only where there were hits.
-        if *has_tallies || !seen.is_ordinary() {
-            for rate in kinds {
-                rate.seen(seen, bases, overflow);
-                *has_tallies |= rate.has_tallies();
+        if !seen.is_ordinary() {
+            for rate in &mut *kinds {
+                rate.hit(seen, bases, overflow);
+                *has_bases |= rate.has_base();
             }
+        }
+        if *has_bases {
+            kinds.iter_mut().filter(|rate| rate.has_base()).for_each(|rate| rate.base(seen));
         }
         // After the kinds: a first hit that is part of its base would count twice.
         bases.iter_mut().for_each(|base| base.seen(seen));
@@ -139,7 +142,7 @@ impl Detector for Rates {
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
         self.bases.iter_mut().for_each(|base| base.swept(sweep.now));
         let findings = self.kinds.iter_mut().flat_map(|rate| rate.swept(sweep.now)).collect();
-        self.has_tallies = self.kinds.iter().any(Rate::has_tallies);
+        self.has_bases = self.kinds.iter().any(Rate::has_base);
         findings
     }
 
@@ -154,34 +157,35 @@ impl Detector for Rates {
 }
 
 impl Rate {
-    fn has_tallies(&self) -> bool {
-        !self.tallies.is_empty()
+    /// Whether there is anything whose base is to be counted.
+    fn has_base(&self) -> bool {
+        self.base.is_some() && !self.tallies.is_empty()
     }
 
-    fn seen(&mut self, seen: &Seen<'_>, bases: &[Bases], overflow: &mut u64) {
+    /// Counts it if it is a hit.
+    fn hit(&mut self, seen: &Seen<'_>, bases: &[Bases], overflow: &mut u64) {
         let Self { spec, rule, base, tallies, .. } = self;
-        let (time, length) = (seen.event().time, rule.window_ns());
-        if let Some(Hit { group, weight, example }) = (spec.hit)(seen) {
-            let room = tallies.len() < MAX_TALLIES;
-            let tally = match tallies.entry(group) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) if room => {
-                    let before = base.and_then(|base| bases.get(base)).map(|base| base.of_group(&group));
-                    new.insert(Tally { hits: Window::default(), base: before.unwrap_or_default(), example })
-                }
-                Entry::Vacant(_) => {
-                    *overflow += 1;
-                    return;
-                }
-            };
-            tally.hits.add(time, length, weight);
-        }
-        if base.is_none() || tallies.is_empty() {
-            return;
-        }
-        for (group, weight) in (spec.base)(seen).into_iter().flatten() {
-            if let Some(tally) = tallies.get_mut(&group) {
-                tally.base.add(time, length, weight);
+        let Some(Hit { group, weight, example }) = (spec.hit)(seen) else { return };
+        let room = tallies.len() < MAX_TALLIES;
+        let tally = match tallies.entry(group) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) if room => {
+                let before = base.and_then(|base| bases.get(base)).map(|base| base.of_group(&group));
+                new.insert(Tally { hits: Window::default(), base: before.unwrap_or_default(), example })
+            }
+            Entry::Vacant(_) => {
+                *overflow += 1;
+                return;
+            }
+        };
+        tally.hits.add(seen.event().time, rule.window_ns(), weight);
+    }
+
+    /// Counts it if it is part of the base of a group in which there were hits.
+    fn base(&mut self, seen: &Seen<'_>) {
+        for (group, weight) in (self.spec.base)(seen).into_iter().flatten() {
+            if let Some(tally) = self.tallies.get_mut(&group) {
+                tally.base.add(seen.event().time, self.rule.window_ns(), weight);
             }
         }
     }
