@@ -123,17 +123,6 @@ pub fn unpin() {
     }
 }
 
-/// Puts the calling thread on one CPU, as an ordinary thread.
-pub fn settle(cpu: usize) {
-    unpin();
-    // SAFETY: as in `pin`.
-    unsafe {
-        let mut set: libc::cpu_set_t = mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, mem::size_of_val(&set), &raw const set);
-    }
-}
-
 /// How many CPUs this machine has.
 pub fn cpus() -> usize {
     // Not `available_parallelism`: that counts those on which this thread may run, which is one.

@@ -60,12 +60,7 @@ impl Servers {
             let listener = lab.a().run(|| TcpListener::bind(address))?.context("listen")?;
             // Ends with its first connection after the stop, or with the process.
             lab.a().spawn(move || {
-                match std::env::var("PINM").as_deref() {
-                    Ok("split") => crate::sys::settle(0),
-                    Ok("silo") => crate::sys::settle(usize::from(port) % 2),
-                    Ok("cross") => crate::sys::settle(usize::from(port) % 2),
-                    _ => crate::sys::unpin(),
-                }
+                crate::sys::unpin();
                 while let Ok((stream, _)) = listener.accept() {
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -84,18 +79,11 @@ impl Servers {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 lab.b().spawn(move || {
-                match std::env::var("PINM").as_deref() {
-                    Ok("split") => crate::sys::settle(1),
-                    Ok("silo") => crate::sys::settle(client % 2),
-                    Ok("cross") => crate::sys::settle(1-client % 2),
-                    _ => crate::sys::unpin(),
-                }
+                    crate::sys::unpin();
                     let mut took = Vec::new();
                     let mut port = PORTS.cycle_from(client);
-                    let silo = std::env::var("PINM").is_ok_and(|p| p != "split");
                     while Instant::now() < end {
                         let started = Instant::now();
-                        if silo { port.next(); }
                         let address = SocketAddr::new(Family::V4.a(), port.next());
                         if converse(address).is_ok() {
                             took.push(started.elapsed().as_secs_f64() * 1e6);
@@ -143,7 +131,7 @@ trait CycleFrom {
 
 impl CycleFrom for std::ops::Range<u16> {
     fn cycle_from(&self, client: usize) -> Cycle {
-        Cycle(client as u16 + 6)
+        Cycle(client as u16 * 2)
     }
 }
 

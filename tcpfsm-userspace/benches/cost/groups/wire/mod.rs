@@ -52,12 +52,13 @@ pub fn connections(bench: &Bench) -> Result<Vec<Table>> {
     let mut middle = rates.clone();
     let mut worst = rates.clone();
     let mut losses: Vec<Vec<Loss>> = vec![Vec::new(); WATCHERS.len()];
-    for _ in 0..bench.rounds() {
-        for (at, (name, watcher)) in WATCHERS.iter().enumerate().take(std::env::var("TAKE").map_or(9, |t| t.parse().unwrap())) {
+    // Short slices and many of them: how fast the machine is differs more from second to second than the watchers do.
+    for _ in 0..2 * bench.rounds() {
+        for (at, (name, watcher)) in WATCHERS.iter().enumerate() {
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
             // What a watcher does when it begins, reading the host's sockets for one, is not what it costs from then on.
-            let earlier = servers.connect(&lab, bench.seconds(std::env::var("WARM").map_or(0.5, |t| t.parse().unwrap())))?.count;
-            let Connections { count, seconds, took } = servers.connect(&lab, bench.seconds(std::env::var("SLICE").map_or(1.5, |t| t.parse().unwrap())))?;
+            let earlier = servers.connect(&lab, bench.seconds(0.3))?.count;
+            let Connections { count, seconds, took } = servers.connect(&lab, bench.seconds(0.6))?;
             losses[at].push(running.stop(earlier + count).with_context(|| (*name).to_owned())?);
             rates[at].push(count as f64 / seconds);
             middle[at].push(median(&took));
@@ -83,7 +84,7 @@ pub fn bulk(bench: &Bench) -> Result<Table> {
     load::prepare(&lab)?;
     let clock = Clock::start();
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); BULK_WATCHERS.len()];
-    for _ in 0..bench.rounds() {
+    for _ in 0..2 * bench.rounds() {
         for ((name, watcher), rates) in BULK_WATCHERS.iter().zip(&mut rates) {
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
             rates.push(load::stream(&lab, bench.seconds(0.5))? * 8.0 / 1e9);
