@@ -280,21 +280,21 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
                 work.carries = work.is_embryo().into();
                 return AGAIN;
             }
-            work.own = *own;
-            if fsm::is_duplicate_view(before, &work.own, tap, &work.segment, coarse) {
+            // The evidence goes first: whoever sees the new verdict sees what it rests on.
+            work.carried = *own;
+            if fsm::is_duplicate_view(before, &*own, tap, &work.segment, coarse) {
                 work.event.before = before.0;
                 work.set_step(&Step::duplicate_view(before));
             } else {
                 work.event.before = before.0;
-                if tcpfsm_orderly(work, peer) == 0 {
+                if tcpfsm_orderly(work, own, peer) == 0 {
+                    work.own = *own;
                     step(work, peer, before);
+                    *own = work.own;
                 }
-                work.own.count(&work.segment, coarse);
+                (*own).count(&work.segment, coarse);
             }
             let after = Verdict(work.event.after);
-            // The evidence goes first: whoever sees the new verdict sees what it rests on.
-            work.carried = *own;
-            *own = work.own;
             if after.0 != before.0 || work.is_embryo() {
                 if !flow_table::install(record, before, after) {
                     *own = work.carried;
@@ -316,14 +316,14 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
 /// The machine on a segment that comes in order; 0 if it is not one that may be taken as such.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tcpfsm_orderly(work: *mut Work, peer: *const Evidence) -> u64 {
-    if work.is_null() || peer.is_null() {
+extern "C" fn tcpfsm_orderly(work: *mut Work, own: *mut Evidence, peer: *const Evidence) -> u64 {
+    if work.is_null() || own.is_null() || peer.is_null() {
         return 0;
     }
-    // SAFETY: the callers pass the desk and a half of a record.
-    let (work, peer) = unsafe { (&mut *work, &*peer) };
+    // SAFETY: the callers pass the desk and the halves of a record.
+    let (work, own, peer) = unsafe { (&mut *work, &mut *own, &*peer) };
     let (before, sender) = (Verdict(work.event.before), work.sender());
-    let Work { own, segment, verdict, .. } = &mut *work;
+    let Work { segment, verdict, .. } = &*work;
     let Some(step) = fsm::observe_orderly(verdict, before, sender, own, peer, segment) else {
         return 0;
     };
