@@ -255,19 +255,31 @@ pub struct Facts(pub u64);
 
 impl Facts {
     /// Facts that are counted but not worth an event of their own: ordinary loss, and what the verdict says.
-    pub const QUIET: Self = Self(
-        1 << Fact::Rtx as u64
-            | 1 << Fact::SpuriousRtx as u64
-            | 1 << Fact::OutOfOrder as u64
-            | 1 << Fact::DupAck as u64
-            | 1 << Fact::Keepalive as u64
-            | 1 << Fact::ZeroWindowProbe as u64
-            | 1 << Fact::NoSession as u64
-            | 1 << Fact::BadFlags as u64
-            | 1 << Fact::BadOption as u64
-            | 1 << Fact::DuplicateView as u64
-            | 1 << Fact::CaptureGap as u64,
-    );
+    pub const QUIET: Self = Self::of(&[
+        Fact::Rtx,
+        Fact::SpuriousRtx,
+        Fact::OutOfOrder,
+        Fact::DupAck,
+        Fact::Keepalive,
+        Fact::ZeroWindowProbe,
+        Fact::NoSession,
+        Fact::BadFlags,
+        Fact::BadOption,
+        Fact::DuplicateView,
+        Fact::CaptureGap,
+    ]);
+
+    /// The set of these.
+    #[must_use]
+    pub const fn of(facts: &[Fact]) -> Self {
+        let mut set = Self(0);
+        let mut at = 0;
+        while at < facts.len() {
+            set.add(facts[at]);
+            at += 1;
+        }
+        set
+    }
 
     /// Adds a fact.
     #[inline(always)]
@@ -280,6 +292,13 @@ impl Facts {
     #[must_use]
     pub const fn has(self, fact: Fact) -> bool {
         self.0 >> fact as u64 & 1 != 0
+    }
+
+    /// Whether any of `other` is in the set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// Whether the set is empty.

@@ -22,7 +22,7 @@ const EACH: u64 = 1_024;
 /// Whether the facts are a stray's.
 #[inline(always)]
 pub(crate) fn is_stray(facts: Facts) -> bool {
-    facts.0 & (1 << Fact::NoSession as u64 | 1 << Fact::BadFlags as u64) != 0
+    facts.any(Facts::of(&[Fact::NoSession, Fact::BadFlags]))
 }
 
 /// Tells of the stray on the desk, if it is its turn.

@@ -83,22 +83,23 @@ pub struct HandshakeStep {
 }
 
 impl HandshakeStep {
-    const FACTS: u64 = 1 << Fact::Open as u64
-        | 1 << Fact::Established as u64
-        | 1 << Fact::ConnectRefused as u64
-        | 1 << Fact::HandshakeAborted as u64
-        | 1 << Fact::SynRtx as u64
-        | 1 << Fact::SynAckRtx as u64;
+    const FACTS: Facts = Facts::of(&[
+        Fact::Open,
+        Fact::Established,
+        Fact::ConnectRefused,
+        Fact::HandshakeAborted,
+        Fact::SynRtx,
+        Fact::SynAckRtx,
+    ]);
 
     /// Facts that say that a SYN-ACK is none of this handshake, or not the first.
-    const NO_ANSWER: u64 =
-        1 << Fact::SynAckRtx as u64 | 1 << Fact::SynAckOdd as u64 | 1 << Fact::SynAckBadAck as u64;
+    const NO_ANSWER: Facts = Facts::of(&[Fact::SynAckRtx, Fact::SynAckOdd, Fact::SynAckBadAck]);
 
     /// Whether a segment is one at all: most are not.
     #[inline(always)]
     #[must_use]
     pub const fn is_one(facts: Facts, flags: u16) -> bool {
-        facts.0 & Self::FACTS != 0 || matches!(TcpFlags(flags).kind(), SegmentKind::SynAck)
+        facts.any(Self::FACTS) || matches!(TcpFlags(flags).kind(), SegmentKind::SynAck)
     }
 
     /// Reads a segment with these facts and flags.
@@ -106,7 +107,7 @@ impl HandshakeStep {
     #[must_use]
     pub const fn of(facts: Facts, flags: u16) -> Self {
         let syn_ack = matches!(TcpFlags(flags).kind(), SegmentKind::SynAck);
-        Self { facts, answers: syn_ack && facts.0 & Self::NO_ANSWER == 0 }
+        Self { facts, answers: syn_ack && !facts.any(Self::NO_ANSWER) }
     }
 
     /// Whether this is the first SYN-ACK: the one that makes a service of an address.

@@ -78,7 +78,7 @@ pub fn observe_orderly<D: Desk>(
         // They crossed.
         return None;
     }
-
+    // Written down for the verifier's sake, as the machine's notes are.
     desk.set_notes(closes as u64 | (fin as u64) << 1 | ((at == State::LastAck as usize) as u64) << 2);
 
     let end = segment.end_seq();
@@ -98,10 +98,11 @@ pub fn observe_orderly<D: Desk>(
 
     let notes = desk.notes() as usize;
     let sent = SENDER[from & 15 | (notes & 7) << 4];
-    let received = RECEIVER[at & 15 | (notes & 1) << 4 | ((own.flags / Evidence::FIN & 1) as usize) << 5];
+    let has_sent_fin = (own.flags / Evidence::FIN) & 1;
+    let received = RECEIVER[at & 15 | (notes & 1) << 4 | (has_sent_fin as usize) << 5];
     let after = sent.apply(verdict, sender, true);
     let after = received.apply(after, sender.other(), after.is_confirmed(sender.other()) && received.stays());
-    let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * (1 << Fact::HalfClosed as u64));
+    let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * Facts::of(&[Fact::HalfClosed]).0);
     if at == State::SynRecv as usize
         && sent.to == State::Established as u8
         && received.to == State::Established as u8
@@ -174,9 +175,11 @@ impl Move {
 
     #[inline(always)]
     const fn apply(self, verdict: Verdict, end: End, confirmed: bool) -> Verdict {
-        verdict
-            .with_state(end, State::from_code(self.previous), confirmed)
-            .with_state(end, State::from_code(self.to), confirmed)
+        verdict.with_state(end, State::from_code(self.previous), confirmed).with_state(
+            end,
+            State::from_code(self.to),
+            confirmed,
+        )
     }
 }
 

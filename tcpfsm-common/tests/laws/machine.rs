@@ -8,8 +8,8 @@ use tcpfsm_common::{
     fact::Fact,
     flow::End,
     fsm::{
-        Config, PlainDesk, State, Step, advance, expire, observe, observe_first_syn, observe_icmp, observe_orderly,
-        observe_settled,
+        Config, PlainDesk, State, Step, advance, expire, observe, observe_first_syn, observe_icmp,
+        observe_orderly, observe_settled,
     },
     packet::{IcmpError, Unreachable},
     segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
@@ -437,8 +437,7 @@ fn orderly_law(
         return Ok(None);
     };
     let mut full = *own;
-    let machine =
-        observe(&PlainDesk::default(), before, sender, &mut full, peer, segment, Config::default());
+    let machine = observe(&PlainDesk::default(), before, sender, &mut full, peer, segment, Config::default());
     prop_assert_eq!(step, machine);
     prop_assert_eq!(short, full);
     Ok(Some(step))
@@ -605,29 +604,33 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 fn an_orderly_segment_is_the_machines_in_every_state() {
     let reached = Cell::new([0_u32; 11]);
     let facts = Cell::new(0_u64);
-    hold(100_000, &(nearly_orderly(), any_verdict(), any::<[bool; 3]>()), |(talk, verdict, [closed, first, fin])| {
-        let (mut own, mut peer, segment, sender) = talk;
-        if closed {
-            peer.flags |= Evidence::FIN;
-        }
-        if first {
-            own.flags &= !Evidence::EDGE;
-        }
-        if fin {
-            own.flags |= Evidence::FIN;
-        }
-        if let Some(step) = orderly_law(verdict, sender, &own, &peer, &segment)? {
-            let mut all = reached.get();
-            for end in [End::Low, End::High] {
-                if step.verdict.transition(verdict, end).is_some() {
-                    all[step.verdict.slot(end)] += 1;
-                }
+    hold(
+        100_000,
+        &(nearly_orderly(), any_verdict(), any::<[bool; 3]>()),
+        |(talk, verdict, [closed, first, fin])| {
+            let (mut own, mut peer, segment, sender) = talk;
+            if closed {
+                peer.flags |= Evidence::FIN;
             }
-            reached.set(all);
-            facts.set(facts.get() | step.facts.0);
-        }
-        Ok(())
-    });
+            if first {
+                own.flags &= !Evidence::EDGE;
+            }
+            if fin {
+                own.flags |= Evidence::FIN;
+            }
+            if let Some(step) = orderly_law(verdict, sender, &own, &peer, &segment)? {
+                let mut all = reached.get();
+                for end in [End::Low, End::High] {
+                    if step.verdict.transition(verdict, end).is_some() {
+                        all[step.verdict.slot(end)] += 1;
+                    }
+                }
+                reached.set(all);
+                facts.set(facts.get() | step.facts.0);
+            }
+            Ok(())
+        },
+    );
     println!("states come to: {:?}", reached.get());
     for state in State::ALL {
         let comes = reached.get()[state as usize] > 0;

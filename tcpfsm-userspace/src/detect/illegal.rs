@@ -1,6 +1,6 @@
 //! Segments that no conforming stack sends: impossible flags, or impossible in that state.
 
-use tcpfsm_common::fact::Fact;
+use tcpfsm_common::fact::{Fact, Facts};
 
 use super::{
     AnomalyKind, Seen,
@@ -17,15 +17,17 @@ pub(super) const SPECS: &[Spec] = &[Spec {
 }];
 
 fn is_illegal(seen: &Seen<'_>) -> bool {
-    const ILLEGAL: u64 = 1 << Fact::BadFlags as u64
-        | 1 << Fact::DataAfterFin as u64
-        | 1 << Fact::FinSeqChanged as u64
-        | 1 << Fact::DataBeforeHandshake as u64
-        | 1 << Fact::BadAckInHandshake as u64
-        | 1 << Fact::SynAckBadAck as u64
-        | 1 << Fact::SynAckOdd as u64
-        | 1 << Fact::RstWithData as u64;
-    seen.facts().0 & ILLEGAL != 0
+    const ILLEGAL: Facts = Facts::of(&[
+        Fact::BadFlags,
+        Fact::DataAfterFin,
+        Fact::FinSeqChanged,
+        Fact::DataBeforeHandshake,
+        Fact::BadAckInHandshake,
+        Fact::SynAckBadAck,
+        Fact::SynAckOdd,
+        Fact::RstWithData,
+    ]);
+    seen.facts().any(ILLEGAL)
 }
 
 fn sent(seen: &Seen<'_>) -> Hit {

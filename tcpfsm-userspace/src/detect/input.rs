@@ -55,16 +55,18 @@ impl<'a> Seen<'a> {
     /// Whether it is a step of a connection's ordinary life, which shows nothing that is wrong: what nearly every event is.
     #[must_use]
     pub const fn is_ordinary(&self) -> bool {
-        const ORDINARY: u64 = 1 << Fact::Open as u64
-            | 1 << Fact::Established as u64
-            | 1 << Fact::HalfClosed as u64
-            | 1 << Fact::SimultaneousClose as u64
-            | 1 << Fact::Closed as u64
-            | 1 << Fact::PortReuse as u64
-            | 1 << Fact::TwReuse as u64;
+        const ORDINARY: Facts = Facts::of(&[
+            Fact::Open,
+            Fact::Established,
+            Fact::HalfClosed,
+            Fact::SimultaneousClose,
+            Fact::Closed,
+            Fact::PortReuse,
+            Fact::TwReuse,
+        ]);
         let by_segment =
             matches!(self.kind(), EventKind::Verdict | EventKind::Closed) && self.event().flags != 0;
-        by_segment && self.event().facts & !ORDINARY == 0
+        by_segment && self.event().fact_set().without(ORDINARY).is_empty()
     }
 
     /// What the sweep saw, if this is of a sweep.

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use tcpfsm_common::{abi::EventKind, fact::Fact, flow::End};
+use tcpfsm_common::{
+    abi::EventKind,
+    fact::{Fact, Facts},
+    flow::End,
+};
 
 use super::{
     AnomalyKind, Seen,
@@ -62,14 +66,16 @@ fn of_sender(seen: &Seen<'_>) -> Hit {
 
 /// A reset of a known connection. Refusals are an answer, and have a kind of their own.
 fn is_reset(seen: &Seen<'_>) -> bool {
-    const RESETS: u64 = 1 << Fact::Reset as u64
-        | 1 << Fact::HandshakeAborted as u64
-        | 1 << Fact::RstInexact as u64
-        | 1 << Fact::RstOutOfWindow as u64
-        | 1 << Fact::RstIgnored as u64
-        | 1 << Fact::RstAfterClose as u64
-        | 1 << Fact::TwAssassination as u64;
-    seen.facts().0 & RESETS != 0 && !seen.has(Fact::ConnectRefused)
+    const RESETS: Facts = Facts::of(&[
+        Fact::Reset,
+        Fact::HandshakeAborted,
+        Fact::RstInexact,
+        Fact::RstOutOfWindow,
+        Fact::RstIgnored,
+        Fact::RstAfterClose,
+        Fact::TwAssassination,
+    ]);
+    seen.facts().any(RESETS) && !seen.has(Fact::ConnectRefused)
 }
 
 #[cfg(test)]
