@@ -130,6 +130,10 @@ macro_rules! packet {
                     let ends = $ends { src: ip.src, dst: ip.dst, src_port, dst_port };
                     let (key, sender) = ends.key(CONFIG.load().scope);
                     let found = key.find_flow();
+                    if let Some(record) = found {
+                        // SAFETY: the map gave the element.
+                        unsafe { flow_table::fetch(record) };
+                    }
                     let (_, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, $first_fragment(&ip))?;
                     let segment = Segment { ip_id: $id(&ip), ..segment };
                     Ok(segment_of(&key, sender, found, &segment, meta, counters))
