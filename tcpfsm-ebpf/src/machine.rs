@@ -212,18 +212,18 @@ extern "C" fn tcpfsm_embryo(work: *mut Work, embryo: *mut FlowRecord, counters: 
 #[inline(always)]
 fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     work.record = FlowRecord::default();
+    work.event.before = Verdict::default().0;
     work.carries = 0;
     let record = &raw mut work.record;
     // SAFETY: the desk is this CPU's.
     unsafe {
         let (own, peer) = halves(record, work.sender());
         if matches!(work.segment.flags.kind(), SegmentKind::Syn) && !work.segment.to_itself {
-            work.event.before = 0;
             let step = fsm::observe_first_syn(work.sender(), &mut *own, &work.segment);
             work.set_step(&step);
         } else {
             work.own = Evidence::default();
-            step(work, peer, Verdict::default());
+            step(work, peer);
             if Verdict(work.event.after).generation() == 0 {
                 stats::facts(counters, Facts(work.event.facts));
                 strays::tcpfsm_stray(work, counters);
@@ -282,14 +282,13 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             }
             // The evidence goes first: whoever sees the new verdict sees what it rests on.
             work.carried = *own;
+            work.event.before = before.0;
             if fsm::is_duplicate_view(before, &*own, tap, &work.segment, coarse) {
-                work.event.before = before.0;
                 work.set_step(&Step::duplicate_view(before));
             } else {
-                work.event.before = before.0;
                 if tcpfsm_orderly(work, own, peer) == 0 {
                     work.own = *own;
-                    step(work, peer, before);
+                    step(work, peer);
                     *own = work.own;
                 }
                 (*own).count(&work.segment, coarse);
@@ -333,8 +332,7 @@ extern "C" fn tcpfsm_orderly(work: *mut Work, own: *mut Evidence, peer: *const E
 
 /// Asks the machine.
 #[inline(always)]
-fn step(work: &mut Work, peer: *const Evidence, before: Verdict) {
-    work.event.before = before.0;
+fn step(work: &mut Work, peer: *const Evidence) {
     if work.segment.to_itself {
         tcpfsm_itself(work, peer);
         return;

@@ -176,14 +176,28 @@ impl Evidence {
         }
     }
 
-    /// The same for a segment that acknowledges no less than the one before, and neither offers no window.
+    /// Takes a segment into account that is the next one in order, acknowledges no less than the one before, and like that
+    /// offers a window; a FIN but for its flag. Where nothing is odd, [`Self::accept`] does the same.
     #[inline(always)]
-    pub(super) fn take_orderly_window(&mut self, segment: &Segment, peer: &Self) {
+    pub(super) fn accept_orderly(&mut self, segment: &Segment, peer: &Self) {
+        let end = segment.end_seq();
+        if segment.seq != end {
+            self.nxt = end;
+            self.contig = end;
+            // A range beyond a hole is past now, if there was one.
+            self.ooo_start = self.ooo_end;
+        }
         let edge = segment.ack.plus(u32::from(segment.window) << self.window_shift(peer));
         self.ack = segment.ack;
         self.last_ack = segment.ack;
         self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
         self.flags |= Self::EDGE;
+        if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
+            && (!self.has(Self::TIMESTAMPS) || !segment.seq.after(peer.ack))
+        {
+            self.tsval = segment.options.tsval;
+            self.flags |= Self::TIMESTAMPS;
+        }
     }
 
     /// Extends what was sent without a hole by `[seq, end)`, remembering one range beyond a hole.

@@ -81,20 +81,8 @@ pub fn observe_orderly<D: Desk>(
     // Written down for the verifier's sake, as the machine's notes are.
     desk.set_notes(closes as u64 | (fin as u64) << 1 | ((at == State::LastAck as usize) as u64) << 2);
 
-    let end = segment.end_seq();
-    if segment.seq != end {
-        own.nxt = end;
-        own.contig = end;
-        own.ooo_start = own.ooo_end;
-    }
+    own.accept_orderly(segment, peer);
     own.flags |= (segment.flags.0 & TcpFlags::FIN) * Evidence::FIN;
-    own.take_orderly_window(segment, peer);
-    if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-        && (!own.has(Evidence::TIMESTAMPS) || !segment.seq.after(peer.ack))
-    {
-        own.tsval = segment.options.tsval;
-        own.flags |= Evidence::TIMESTAMPS;
-    }
 
     let notes = desk.notes() as usize;
     let sent = SENDER[from & 15 | (notes & 7) << 4];

@@ -81,7 +81,6 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
     const QUIET: u16 = Evidence::SEEN | Evidence::EDGE;
     const NOISY: u16 =
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
-    let end = segment.end_seq();
     // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
     let acked = segment.ack.since(own.ack).cast_unsigned();
     let unacked = peer.nxt.since(own.ack);
@@ -105,19 +104,7 @@ pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, se
     {
         return false;
     }
-    if segment.len > 0 {
-        own.nxt = end;
-        own.contig = end;
-        // A range beyond a hole is past now, if there was one.
-        own.ooo_start = own.ooo_end;
-    }
-    own.take_orderly_window(segment, peer);
-    if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-        && (!own.has(Evidence::TIMESTAMPS) || !segment.seq.after(peer.ack))
-    {
-        own.tsval = segment.options.tsval;
-        own.flags |= Evidence::TIMESTAMPS;
-    }
+    own.accept_orderly(segment, peer);
     true
 }
 
