@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
 };
@@ -24,11 +24,8 @@ use crate::{
     report::Report,
 };
 
-/// Chunks that wait for stdout; each holds a batch of lines.
-const QUEUE: usize = 256;
-
-/// Bytes that wait for stdout, give or take a chunk.
-const QUEUED_BYTES: usize = 16 << 20;
+/// Bytes that may wait for stdout, give or take a chunk: a second and more of a busy host's JSON lines.
+const MOST_QUEUED: usize = 64 << 20;
 
 /// Renders reports and hands them to the writing thread.
 #[derive(Debug)]
@@ -36,7 +33,7 @@ pub struct StdoutSink {
     format: Format,
     chunk: String,
     lines: u64,
-    queue: SyncSender<String>,
+    queue: Sender<String>,
     queued_bytes: Arc<AtomicUsize>,
     shared: SharedGauges,
     behind: bool,
@@ -67,7 +64,7 @@ pub fn start(
             (Format::Text(lines), header)
         }
     };
-    let (queue, chunks) = sync_channel(QUEUE);
+    let (queue, chunks) = channel();
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let thread = std::thread::Builder::new()
         .name("stdout".into())
@@ -112,20 +109,47 @@ impl Sink for StdoutSink {
         }
         let chunk = std::mem::take(&mut self.chunk);
         let lines = std::mem::take(&mut self.lines);
-        let bytes = chunk.len();
-        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let sent =
-            if before > QUEUED_BYTES { Err(TrySendError::Full(chunk)) } else { self.queue.try_send(chunk) };
-        match sent {
-            Ok(()) => self.behind = false,
-            Err(TrySendError::Full(_)) => {
-                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                Losses::add(&self.shared.losses.stdout, lines);
-                if !std::mem::replace(&mut self.behind, true) {
-                    warn!("stdout is too slow: lines are dropped, and counted");
-                }
+        if self.queued_bytes.load(Ordering::Relaxed) > MOST_QUEUED {
+            Losses::add(&self.shared.losses.stdout, lines);
+            if !std::mem::replace(&mut self.behind, true) {
+                warn!("stdout is too slow: lines are dropped, and counted");
             }
-            Err(TrySendError::Disconnected(_)) => {}
+            return;
         }
+        self.behind = false;
+        self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+        // An error means that nobody reads any more, which ends the daemon.
+        let _ = self.queue.send(chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let (queue, chunks) = channel();
+        let shared = SharedGauges::default();
+        let mut sink = StdoutSink {
+            format: Format::Jsonl,
+            chunk: String::new(),
+            lines: 0,
+            queue,
+            queued_bytes: Arc::default(),
+            shared: Arc::clone(&shared),
+            behind: false,
+        };
+        let chunk = "x".repeat(MOST_QUEUED / 16);
+        let mut flush = |times: usize| {
+            for _ in 0..times {
+                (sink.chunk, sink.lines) = (chunk.clone(), 10);
+                sink.flush();
+            }
+            (sink.behind, Losses::get(&shared.losses.stdout))
+        };
+        assert_eq!(flush(17), (false, 0), "one more than there is room for");
+        assert_eq!(flush(3), (true, 30));
+        assert_eq!(chunks.try_iter().map(|chunk| chunk.len()).sum::<usize>(), 17 * chunk.len());
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use super::{
     gauges::{Attached, Losses, SharedGauges},
+    nap::Nap,
     publish::Publisher,
     translate::{addresses, side_of},
 };
@@ -35,13 +36,6 @@ use crate::{
     source::live::{self, Observation},
     views::{Mismatch, Round, Rounds},
 };
-
-/// Between two drains: short enough for a person, long enough to cost little. Before the ring is full the kernel
-/// programs wake us ([`EventRing::filling`]).
-const NAP: Duration = Duration::from_millis(20);
-
-/// The nap doubles up to this while nothing comes: an idle host is woken 12 times a second instead of 50.
-const LONGEST_NAP: Duration = Duration::from_millis(80);
 
 /// Records per drain step.
 const BATCH: usize = 4_096;
@@ -135,8 +129,8 @@ impl Engine {
 
     /// Runs until `stop` is ready or nothing is left to watch. On return everything is detached.
     pub async fn run(mut self, background: Background, stop: impl Future<Output = ()>) -> Ending {
-        let mut nap = NAP;
-        let mut waking = Box::pin(sleep(nap));
+        let mut nap = Nap::new();
+        let mut waking = Box::pin(sleep(nap.length()));
         let filling = self.ring.filling();
         if let Err(cause) = &filling {
             debug!("the ring wakes nobody: {cause}");
@@ -151,8 +145,8 @@ impl Engine {
             tokio::select! {
                 () = &mut stop => break Ending::Requested,
                 () = &mut waking => {
-                    nap = if self.drain().await { NAP } else { (nap * 2).min(LONGEST_NAP) };
-                    waking.as_mut().reset(tokio::time::Instant::now() + nap);
+                    nap = nap.after(self.drain().await);
+                    waking.as_mut().reset(tokio::time::Instant::now() + nap.length());
                 }
                 () = filled(&filling) => {
                     self.drain().await;
@@ -187,9 +181,9 @@ impl Engine {
         ending
     }
 
-    /// Empties the ring; says whether there was anything in it.
-    async fn drain(&mut self) -> bool {
-        let mut any = false;
+    /// Empties the ring; says how many events were in it.
+    async fn drain(&mut self) -> usize {
+        let mut events = 0;
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
@@ -207,13 +201,13 @@ impl Engine {
             });
             drop(page);
             self.publisher.events(batch);
-            any |= count > 0;
+            events += count;
             if count < BATCH {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        any
+        events
     }
 
     fn start_sweep(&mut self, mut background: Background) -> JoinHandle<Swept> {

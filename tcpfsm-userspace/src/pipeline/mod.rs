@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   engine.rs   drains the ring, runs the sweeps, feeds the detectors     never waits for anybody
+//!               nap.rs: how often
 //!      │ bounded queue; what does not fit is counted
 //!   publish.rs  events to reports, with the owner; to stdout and watchers
 //!               translate.rs, cause.rs: the pure part; owners.rs: the asking part
@@ -12,6 +13,7 @@ mod cause;
 mod engine;
 mod gauges;
 mod history;
+mod nap;
 mod owners;
 mod publish;
 #[cfg(test)]

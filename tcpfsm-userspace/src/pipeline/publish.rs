@@ -4,8 +4,8 @@ use std::{
     borrow::Cow,
     sync::{
         Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
     time::Duration,
@@ -32,8 +32,8 @@ use crate::{
 /// How much of each second may be spent on finding owners.
 const OWNER_BUDGET: Duration = Duration::from_millis(200);
 
-/// Batches that wait; one holds what a nap let gather.
-const QUEUE: usize = 64;
+/// Events and findings that may wait, however many batches they came in.
+const MOST_WAITING: usize = 1 << 18;
 
 /// Where rendered reports go beside the watchers.
 pub trait Sink: Send {
@@ -51,10 +51,20 @@ enum Notice {
     Anomalies(Vec<Finding>),
 }
 
+impl Notice {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Events(events) => events.len(),
+            Self::Anomalies(findings) => findings.len(),
+        }
+    }
+}
+
 /// The engine's end of the queue.
 #[derive(Debug)]
 pub struct Publisher {
-    queue: SyncSender<Notice>,
+    queue: Sender<Notice>,
+    waiting: Arc<AtomicUsize>,
     shared: SharedGauges,
     watchers: broadcast::Sender<Arc<Report>>,
     has_sink: bool,
@@ -69,23 +79,25 @@ impl Publisher {
 
     /// Hands over events; never waits.
     pub fn events(&self, events: Vec<Observation>) {
-        if events.is_empty() {
-            return;
-        }
-        if let Err(TrySendError::Full(Notice::Events(events))) = self.queue.try_send(Notice::Events(events)) {
-            Losses::add(&self.shared.losses.queue, events.len() as u64);
-        }
+        self.hand_over(Notice::Events(events));
     }
 
     /// Hands over findings; never waits.
     pub fn anomalies(&self, findings: Vec<Finding>) {
-        if findings.is_empty() {
+        self.hand_over(Notice::Anomalies(findings));
+    }
+
+    fn hand_over(&self, notice: Notice) {
+        let count = notice.len();
+        if count == 0 {
             return;
         }
-        let count = findings.len() as u64;
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Notice::Anomalies(findings)) {
-            Losses::add(&self.shared.losses.queue, count);
+        if self.waiting.load(Ordering::Relaxed) + count > MOST_WAITING {
+            return Losses::add(&self.shared.losses.queue, count as u64);
         }
+        self.waiting.fetch_add(count, Ordering::Relaxed);
+        // An error means that the thread is gone, and with it whoever would hear of this.
+        let _ = self.queue.send(notice);
     }
 }
 
@@ -99,7 +111,8 @@ pub fn start(
     watchers: broadcast::Sender<Arc<Report>>,
     shared: SharedGauges,
 ) -> Result<(Publisher, JoinHandle<()>)> {
-    let (queue, notices) = sync_channel(QUEUE);
+    let (queue, notices) = channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
     let has_sink = sink.is_some();
     let mut press = Press {
         owners: Owners::new(host, OWNER_BUDGET),
@@ -109,13 +122,14 @@ pub fn start(
         seq: 0,
         sink,
         watchers: watchers.clone(),
+        waiting: Arc::clone(&waiting),
         shared: Arc::clone(&shared),
     };
     let thread = std::thread::Builder::new()
         .name("publish".into())
         .spawn(move || press.run(&notices))
         .map_err(Error::io("start the publishing thread"))?;
-    Ok((Publisher { queue, shared, watchers, has_sink }, thread))
+    Ok((Publisher { queue, waiting, shared, watchers, has_sink }, thread))
 }
 
 /// The name of this host, for reports.
@@ -131,6 +145,7 @@ struct Press {
     seq: u64,
     sink: Option<Box<dyn Sink>>,
     watchers: broadcast::Sender<Arc<Report>>,
+    waiting: Arc<AtomicUsize>,
     shared: SharedGauges,
 }
 
@@ -138,6 +153,7 @@ impl Press {
     fn run(&mut self, notices: &Receiver<Notice>) {
         while let Ok(notice) = notices.recv() {
             self.clock = WallClock::now();
+            self.waiting.fetch_sub(notice.len(), Ordering::Relaxed);
             match notice {
                 Notice::Events(events) => events.iter().for_each(|event| self.event(event)),
                 Notice::Anomalies(findings) => {
@@ -290,10 +306,14 @@ mod tests {
         )
         .unwrap();
         let held = gate.lock().unwrap();
-        for _ in 0..QUEUE + 10 {
-            publisher.events(Conversation::new().handshake());
+        let [syn, ..] = Conversation::new().handshake()[..] else { panic!("three") };
+        let batch = vec![syn; MOST_WAITING / 4];
+        for _ in 0..7 {
+            publisher.events(batch.clone());
         }
-        assert!(Losses::get(&shared.losses.queue) >= 9 * 3);
+        let lost = Losses::get(&shared.losses.queue);
+        // Four wait, and a fifth may be with the sink.
+        assert!([2, 3].map(|batches| batches * batch.len() as u64).contains(&lost), "{lost} lost");
         drop(held);
         drop(publisher);
         thread.join().unwrap();
