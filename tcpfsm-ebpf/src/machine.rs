@@ -64,6 +64,11 @@ pub(crate) extern "C" fn tcpfsm_segment(
         if attempt == DONE {
             return 0;
         }
+    } else if work.is_new_syn() {
+        if tcpfsm_begin(work, counters) == DONE {
+            return 0;
+        }
+        work.missed = 0;
     }
     for _ in 0..ATTEMPTS {
         if tcpfsm_attempt(work, counters) == DONE {
@@ -164,8 +169,7 @@ fn attempt<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt
                 return tcpfsm_embryo(work, embryo, counters);
             }
         }
-        if !work.is_new_syn()
-            && let Some(record) = key.find_flow()
+        if let Some(record) = key.find_flow()
             && !flow_table::verdict(record).has(Verdict::GONE)
         {
             // It was on its way from the one map to the other when each was looked at.

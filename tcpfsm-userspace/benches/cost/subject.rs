@@ -9,7 +9,7 @@ use tcpfsm_common::{
     abi::{Counters, FlowRecord, Health, KernelConfig, SweepReport, SweepRequest, Verdict},
     flow::{Endpoints4, Endpoints6, FlowKey4, FlowKey6},
 };
-use tcpfsm_userspace::logging::LogLevel;
+use tcpfsm_userspace::{kernel::loader::roomy, logging::LogLevel};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
@@ -64,7 +64,7 @@ pub fn room(flows: u32) -> u32 {
 impl Subject {
     pub fn load(object: &[u8], sizes: &Sizes) -> Result<Self> {
         let config = Raw(KernelConfig { event_quota: sizes.event_quota, ..KernelConfig::default() });
-        // As the daemon loads it: the object's own default is to log everything.
+        // As the daemon loads it, with its rule for the maps; the object's own default is to log everything.
         let log_level = LogLevel::default().kernel();
         let mut loader = EbpfLoader::new();
         loader
@@ -72,8 +72,8 @@ impl Subject {
             .override_global(aya_log::LEVEL, &log_level, false)
             .map_max_entries("FLOWS4", sizes.flows4)
             .map_max_entries("FLOWS6", sizes.flows6)
-            .map_max_entries("EMBRYOS4", sizes.embryos4)
-            .map_max_entries("EMBRYOS6", sizes.embryos6)
+            .map_max_entries("EMBRYOS4", roomy(sizes.embryos4))
+            .map_max_entries("EMBRYOS6", roomy(sizes.embryos6))
             .map_max_entries("EVENTS", sizes.ring);
         Ok(Self { ebpf: loader.load(object).context("load the tracker's object")? })
     }

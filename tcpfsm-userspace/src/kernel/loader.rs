@@ -42,7 +42,9 @@ pub fn load(object: &[u8], config: &Config) -> Result<Kernel> {
             LogLevel::Trace => VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS,
             _ => VerifierLogLevel::STATS,
         });
-    for (name, entries) in names::FLOW_MAPS.into_iter().zip([flows4, flows6, embryos4, embryos6]) {
+    for (name, entries) in
+        names::FLOW_MAPS.into_iter().zip([flows4, flows6, roomy(embryos4), roomy(embryos6)])
+    {
         loader.map_max_entries(name, entries);
     }
     let ebpf = loader.load(object).map_err(|error| load_error(&error))?;
@@ -58,6 +60,14 @@ pub fn check(object: &[u8]) -> Result<()> {
         return Err(Error::NoObject);
     }
     probe::check()
+}
+
+/// How many entries an embryonic map for so many handshakes is made with. The kernel gives a hash map as many buckets as the
+/// next power of two of its entries, so one more than a power of two gets twice as many. A flood fills these maps: then the
+/// chains are half as long, and each link is a wait for memory. Flow maps are rarely full.
+#[must_use]
+pub const fn roomy(flows: u32) -> u32 {
+    if flows.is_power_of_two() && flows < 1 << 30 { flows + 1 } else { flows }
 }
 
 fn kernel_config(config: &Config) -> KernelConfig {
@@ -193,6 +203,14 @@ mod tests {
     #[test]
     fn an_empty_object_is_named_before_anything_else() {
         assert!(matches!(load(&[], &Config::default()), Err(Error::NoObject)));
+    }
+
+    #[test]
+    fn a_power_of_two_gets_another_one_of_buckets() {
+        let buckets = |flows: u32| roomy(flows).next_power_of_two();
+        assert_eq!((roomy(65_536), buckets(65_536)), (65_537, 131_072));
+        assert_eq!((roomy(100_000), buckets(100_000)), (100_000, 131_072));
+        assert_eq!(roomy(1 << 31), 1 << 31, "the kernel's own complaint says it best");
     }
 
     #[test]
