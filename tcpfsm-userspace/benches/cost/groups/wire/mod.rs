@@ -42,6 +42,12 @@ const BULK_WATCHERS: [(&str, Watcher); 7] = [
     ("tcpfsm, XDP and TCX egress", Watcher::Tcpfsm(Flavour { xdp: true, output: "jsonl" })),
 ];
 
+/// The order of so many watchers in a round: there, and in the next round back. What one leaves behind, another one finds
+/// each time.
+fn turn(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |at| if round.is_multiple_of(2) { at } else { count - 1 - at })
+}
+
 /// Short connections: how many a second, and how long each takes.
 pub fn connections(bench: &Bench) -> Result<Vec<Table>> {
     let lab = Lab::new("bench").context("the lab")?;
@@ -53,8 +59,9 @@ pub fn connections(bench: &Bench) -> Result<Vec<Table>> {
     let mut worst = rates.clone();
     let mut losses: Vec<Vec<Loss>> = vec![Vec::new(); WATCHERS.len()];
     // Short slices and many of them: how fast the machine is differs more from second to second than the watchers do.
-    for _ in 0..2 * bench.rounds() {
-        for (at, (name, watcher)) in WATCHERS.iter().enumerate() {
+    for round in 0..2 * bench.rounds() {
+        for at in turn(round, WATCHERS.len()) {
+            let (name, watcher) = &WATCHERS[at];
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
             // What a watcher does when it begins, reading the host's sockets for one, is not what it costs from then on.
             let earlier = servers.connect(&lab, bench.seconds(0.3))?.count;
@@ -84,10 +91,11 @@ pub fn bulk(bench: &Bench) -> Result<Table> {
     load::prepare(&lab)?;
     let clock = Clock::start();
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); BULK_WATCHERS.len()];
-    for _ in 0..2 * bench.rounds() {
-        for ((name, watcher), rates) in BULK_WATCHERS.iter().zip(&mut rates) {
+    for round in 0..2 * bench.rounds() {
+        for at in turn(round, BULK_WATCHERS.len()) {
+            let (name, watcher) = &BULK_WATCHERS[at];
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
-            rates.push(load::stream(&lab, bench.seconds(0.5))? * 8.0 / 1e9);
+            rates[at].push(load::stream(&lab, bench.seconds(0.5))? * 8.0 / 1e9);
             running.stop(0).with_context(|| (*name).to_owned())?;
         }
     }
