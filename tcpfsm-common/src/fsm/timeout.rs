@@ -53,9 +53,9 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
     }
     if verdict.0 != before.0 {
         verdict = with_its_peer(with_its_peer(verdict, End::Low), End::High);
-    }
-    if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {
-        verdict = verdict.with_close_reason(CloseReason::Timeout);
+        if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {
+            verdict = verdict.with_close_reason(CloseReason::Timeout);
+        }
     }
     Expiry { verdict, remove: ended == 2 }
 }
@@ -124,7 +124,12 @@ mod tests {
     #[test]
     fn a_closed_flow_lingers_and_goes() {
         let record = record(State::Closed, State::Closed, [0; 2], 100 * SECOND);
-        assert!(!expire(&record, &request(109 * SECOND)).remove);
+        let before = Verdict(record.shared.verdict);
+        assert_eq!(
+            expire(&record, &request(109 * SECOND)),
+            Expiry { verdict: before, remove: false },
+            "a stray that is remembered has no reason to have closed, and is given none"
+        );
         assert!(expire(&record, &request(111 * SECOND)).remove);
     }
 
