@@ -1,13 +1,10 @@
 //! A verdict changed because the host's own sockets know better: by compare-and-swap here, since the daemon has none.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
-use tcpfsm_common::{
-    abi::{Correction, Counters, EventKind, FlowEvent, FlowRecord, Tap, Verdict},
-    flow::End,
-};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use tcpfsm_common::abi::{Correction, Counters, EventKind, Verdict};
 
 use crate::{
-    emit,
+    change,
     flow_table::{self, Key},
     maps::CORRECTION,
     stats,
@@ -38,45 +35,9 @@ fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bo
         if unsafe { flow_table::install(record, before, after) } {
             stats::moved(counters, map, before, after);
             // SAFETY: as above.
-            unsafe { tell(key, record, before, after, counters) };
+            unsafe { change::book(EventKind::Host, key, record, before, after, counters) };
             return true;
         }
     }
     false
-}
-
-/// The books of a change that no segment made.
-#[inline(always)]
-unsafe fn tell<K: Key>(
-    key: &K,
-    record: *mut FlowRecord,
-    before: Verdict,
-    after: Verdict,
-    counters: &mut Counters,
-) {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: the caller's element.
-    let shared = unsafe { &mut (*record).shared };
-    let mut event = FlowEvent::new(EventKind::Host);
-    key.fill(&mut event);
-    event.time = now;
-    event.before = before.0;
-    event.after = after.0;
-    event.since = shared.since;
-    event.facts = 0;
-    if after.transition(before, End::Low).is_some() {
-        shared.since[0] = now;
-    } else {
-        event.sender = 1;
-    }
-    if after.transition(before, End::High).is_some() {
-        shared.since[1] = now;
-    }
-    shared.reported = 0;
-    event.ifindex = Tap(shared.tap[event.sender as usize & 1]).ifindex();
-    let over = after.is_over() && !before.is_over();
-    stats::change(counters, &event, shared.opened, over);
-    // SAFETY: the caller's element.
-    unsafe { emit::event(counters, &mut event, record, true, over) };
 }

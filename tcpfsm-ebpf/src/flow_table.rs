@@ -54,7 +54,6 @@ pub(crate) trait Key: EventKey + Copy + 'static {
     fn find_embryo(&self) -> Option<*mut FlowRecord>;
     fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
     fn insert_flow(&self, record: &FlowRecord) -> Insertion;
-    fn remove_flow(&self);
     fn remove_embryo(&self);
 }
 
@@ -82,11 +81,6 @@ macro_rules! key {
             #[inline(always)]
             fn insert_flow(&self, record: &FlowRecord) -> Insertion {
                 Insertion::of($flows.insert(self, record, u64::from(BPF_NOEXIST)))
-            }
-
-            #[inline(always)]
-            fn remove_flow(&self) {
-                let _ = $flows.remove(self);
             }
 
             #[inline(always)]
@@ -199,22 +193,19 @@ pub(crate) unsafe fn carry<K: Key>(
         work.record = *embryo;
         work.record.shared.verdict = Verdict(work.record.shared.verdict).with(Verdict::GONE, false).0;
     }
-    let mut inserted = key.insert_flow(&work.record);
-    if matches!(inserted, Insertion::Exists)
-        && let Some(old) = key.find_flow()
-        // SAFETY: the map gave the element.
-        && unsafe { verdict(old) }.has(Verdict::GONE)
-    {
-        // An earlier connection's, which the sweep is about to remove.
-        key.remove_flow();
-        inserted = key.insert_flow(&work.record);
-    }
-    match inserted {
+    match key.insert_flow(&work.record) {
         Insertion::Done => {
             stats::health(counters, Health::Promoted);
             stats::came(counters, K::FLOWS, Verdict(work.record.shared.verdict));
         }
-        Insertion::Exists => {}
+        Insertion::Exists => {
+            // An earlier connection's may be in the way, which the sweep is about to remove, and nobody else may: what is
+            // removed by its key may be another by then. The next segment tries again.
+            // SAFETY: the map gave the element.
+            if key.find_flow().is_none_or(|old| unsafe { verdict(old) }.has(Verdict::GONE)) {
+                return false;
+            }
+        }
         Insertion::NoRoom => {
             stats::health(counters, Health::InsertFailed);
             return false;

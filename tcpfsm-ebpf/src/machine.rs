@@ -202,13 +202,11 @@ extern "C" fn tcpfsm_embryo(work: *mut Work, embryo: *mut FlowRecord, counters: 
             }
             return DONE;
         }
+        // One that is closed the sweep is about to remove, and nobody else may.
         if !verdict.is_closed() {
             tcpfsm_carry(work, embryo, counters);
-            return AGAIN;
         }
-        // The sweep is about to remove it.
-        work.remove_embryo();
-        tcpfsm_begin(work, counters)
+        AGAIN
     }
 }
 
@@ -281,7 +279,7 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
             let before = flow_table::verdict(record);
             if before.has(Verdict::GONE) {
                 work.carried = *own;
-                work.carries = work.is_embryo().into();
+                work.carries = (work.is_embryo() && !before.is_closed()).into();
                 return AGAIN;
             }
             // The evidence goes first: whoever sees the new verdict sees what it rests on.

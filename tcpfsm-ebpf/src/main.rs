@@ -13,6 +13,7 @@
 //! services.rs    handshakes counted per service                     (unsafe)
 //! strays.rs      segments of no connection, told in part
 //! sample.rs      events of what moves no connection, told in part   (unsafe)
+//! change.rs      the books of what no segment changed               (unsafe)
 //! sweep.rs       the walk over all flows, inside the kernel       (unsafe)
 //! correct.rs     a verdict changed because the host's sockets know better (unsafe)
 //! maps.rs        every map
@@ -29,6 +30,7 @@
 
 mod atomics;
 mod bytes;
+mod change;
 mod clock;
 mod correct;
 mod emit;

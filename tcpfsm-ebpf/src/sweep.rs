@@ -2,22 +2,18 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, generated::bpf_for_each_map_elem},
-    macros::classifier,
-    programs::TcContext,
-};
+use aya_ebpf::{helpers::generated::bpf_for_each_map_elem, macros::classifier, programs::TcContext};
 use tcpfsm_common::{
     abi::{
-        Conditions, Counters, EventKey, EventKind, FlowEvent, FlowRecord, Health, SweepReport, SweepRequest,
-        Tap, Verdict, half_open,
+        Conditions, Counters, EventKey, EventKind, FlowRecord, Health, SweepReport, SweepRequest, Verdict,
+        half_open,
     },
     flow::{End, FlowKey4, FlowKey6},
     fsm::{State, conditions, expire, is_calm},
 };
 
 use crate::{
-    emit, flow_table,
+    change, emit, flow_table,
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6, SWEEP_REPORT, SWEEP_REQUEST},
     services, stats,
 };
@@ -123,7 +119,8 @@ unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize, calm:
             now = expiry.verdict;
             stats::moved(counters, map, verdict, now);
             // SAFETY: as above.
-            unsafe { expired(counters, key, record, verdict, now, report) };
+            unsafe { change::book(EventKind::Expired, key, record, verdict, now, counters) };
+            report.expired += 1;
         }
     }
     report.flows += 1;
@@ -177,48 +174,6 @@ unsafe fn look<K: EventKey>(
         // SAFETY: as above.
         unsafe { emit::stuck(counters, key, record, verdict, found, request.now) };
     }
-}
-
-#[inline(always)]
-unsafe fn expired<K: EventKey>(
-    counters: &mut Counters,
-    key: &K,
-    record: *mut FlowRecord,
-    before: Verdict,
-    after: Verdict,
-    report: &mut SweepReport,
-) {
-    report.expired += 1;
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: the caller's element.
-    let record = unsafe { &mut *record };
-    let mut event = FlowEvent::new(EventKind::Expired);
-    key.fill(&mut event);
-    event.time = now;
-    event.before = before.0;
-    event.after = after.0;
-    event.since = record.shared.since;
-    if after.transition(before, End::Low).is_some() {
-        record.shared.since[0] = now;
-    } else {
-        event.sender = 1;
-    }
-    if after.transition(before, End::High).is_some() {
-        record.shared.since[1] = now;
-    }
-    event.ifindex = Tap(record.shared.tap[event.sender as usize & 1]).ifindex();
-    let over = after.is_closed() && !was_over(before);
-    stats::change(counters, &event, record.shared.opened, over);
-    // SAFETY: the caller's element.
-    unsafe { emit::event(counters, &mut event, record, true, over) };
-}
-
-/// Whether the flow had already ended by itself, TIME_WAIT being what was left of it.
-#[inline(always)]
-fn was_over(verdict: Verdict) -> bool {
-    let quiet = |state: State| state.is_closed() || matches!(state, State::TimeWait);
-    quiet(verdict.state(End::Low)) && quiet(verdict.state(End::High))
 }
 
 #[inline(always)]

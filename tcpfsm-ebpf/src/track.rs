@@ -187,6 +187,8 @@ fn segment_of<K: Key, I: Fn() -> u32>(
 fn icmp<K: Key, I: Fn() -> u32>(key: &K, quoted: End, error: &IcmpError, meta: &Meta<I>) -> Left {
     let Some(work) = Work::desk() else { return Outcome::Icmp as usize };
     work.begin(key, quoted, &Segment { seq: error.seq, ..Segment::default() }, meta);
+    // The quoted end was not seen here: the router was.
+    work.segment.tap = 0;
     work.unreachable = error.reason as u64;
     ICMP
 }

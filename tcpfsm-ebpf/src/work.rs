@@ -101,18 +101,6 @@ impl Work {
         self.event.sender_end()
     }
 
-    /// Removes the flow's record from the embryonic map.
-    #[inline(always)]
-    pub(crate) fn remove_embryo(&self) {
-        if self.event.family == 4 {
-            self.key4().remove_embryo();
-        } else {
-            let key: *const FlowKey6 = self.key6();
-            // SAFETY: the desk's event holds the key.
-            unsafe { (*key).remove_embryo() };
-        }
-    }
-
     /// Whether the record is in an embryonic map.
     #[inline(always)]
     pub(crate) fn is_embryo(&self) -> bool {

@@ -5,6 +5,7 @@
 //! - [`frames`]: packets whose headers are the matter, through the parser and through every hook
 //! - [`icmp`]: ICMP errors that quote a segment of a flow
 //! - [`crowds`]: many flows at once, in the kernel's maps
+//! - [`ends`]: what the sweep ends
 //! - [`services`]: what is counted per service, told of strays, and found by the sweep
 //! - [`copies`]: packets seen twice, and a socket that talks to itself
 //!
@@ -20,6 +21,8 @@ mod support;
 mod copies;
 #[path = "observer/crowds.rs"]
 mod crowds;
+#[path = "observer/ends.rs"]
+mod ends;
 #[path = "observer/frames.rs"]
 mod frames;
 #[path = "observer/icmp.rs"]

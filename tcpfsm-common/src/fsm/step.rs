@@ -305,13 +305,5 @@ pub fn settle(
         shared.mss[own] = segment.options.mss;
     }
     shared.facts |= facts.0;
-    Change { opened, over: is_over(after) && !is_over(before) }
-}
-
-/// Whether neither end can send any more: each is closed, or in TIME_WAIT.
-pub(super) const fn is_over(verdict: Verdict) -> bool {
-    const fn quiet(state: State) -> bool {
-        state.is_closed() || matches!(state, State::TimeWait)
-    }
-    quiet(verdict.state(End::Low)) && quiet(verdict.state(End::High))
+    Change { opened, over: after.is_over() && !before.is_over() }
 }

@@ -53,7 +53,7 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
     }
     if verdict.0 != before.0 {
         verdict = with_its_peer(with_its_peer(verdict, End::Low), End::High);
-        if verdict.is_closed() && matches!(verdict.close_reason(), CloseReason::Open) {
+        if verdict.is_over() && matches!(verdict.close_reason(), CloseReason::Open) {
             verdict = verdict.with_close_reason(CloseReason::Timeout);
         }
     }
@@ -131,6 +131,21 @@ mod tests {
             "a stray that is remembered has no reason to have closed, and is given none"
         );
         assert!(expire(&record, &request(111 * SECOND)).remove);
+    }
+
+    #[test]
+    fn the_last_end_to_close_gives_the_reason_though_the_other_is_in_time_wait() {
+        let mut record = record(State::TimeWait, State::LastAck, [100 * SECOND; 2], 100 * SECOND);
+        let mut request = request(131 * SECOND);
+        request.timeout[State::LastAck as usize] = 30 * SECOND;
+        let over = expire(&record, &request).verdict;
+        assert_eq!((over.state(End::Low), over.state(End::High)), (State::TimeWait, State::Closed));
+        assert_eq!(over.close_reason(), CloseReason::Timeout);
+        // One that ended by itself keeps its own.
+        record.shared.verdict = over.with_close_reason(CloseReason::Finish).0;
+        let closed = expire(&record, &self::request(161 * SECOND)).verdict;
+        assert!(closed.is_closed());
+        assert_eq!(closed.close_reason(), CloseReason::Finish);
     }
 
     /// P40 of the conformance table: the sweep's clock may read a little earlier than the one of a segment that came

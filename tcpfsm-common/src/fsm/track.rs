@@ -3,7 +3,7 @@
 use super::{
     Event, State, after,
     desk::{Desk, Note, is_noted},
-    step::{Config, Step, is_over},
+    step::{Config, Step},
 };
 use crate::{
     abi::{CloseReason, Evidence, Verdict},
@@ -123,12 +123,12 @@ impl<'a, D: Desk> Track<'a, D> {
         {
             self.facts.add(Fact::Established);
         }
-        if is_over(self.verdict()) && !is_over(before) {
+        if self.verdict().is_over() && !before.is_over() {
             self.facts.add(Fact::Closed);
             if matches!(self.verdict().close_reason(), CloseReason::Open) {
                 self.set_verdict(self.verdict().with_close_reason(CloseReason::Finish));
             }
-        } else if !is_over(self.verdict()) {
+        } else if !self.verdict().is_over() {
             self.set_verdict(self.verdict().with_close_reason(CloseReason::Open));
         }
         Step { verdict: self.verdict(), facts: self.facts }

@@ -49,6 +49,24 @@ fn icmp_errors_do_not_end_a_synchronized_connection() {
     }
 }
 
+/// Who was only quoted was not seen at the interface that the error came through.
+#[test]
+fn an_icmp_error_does_not_show_where_the_quoted_end_is() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    let packet = |ports, [from, to]: [u8; 2], seq, ack, flags| {
+        ipv4(1, from, to, 1, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
+    };
+    let answer = packet((443, 40_000), [2, 1], 500, 101, F::SYN | F::ACK);
+    kernel.run(Through::Xdp, &ethernet(&answer));
+    let quoted = packet((40_000, 443), [1, 2], 101, 501, F::ACK);
+    kernel.run(Through::Xdp, &ethernet(&icmp_error(3, 1, &quoted)));
+    let (key, ..) = parse(&answer);
+    let record = kernel.record(&key).unwrap().0;
+    assert_eq!(kernel.counters().facts[Fact::IcmpSoftError as usize], 1);
+    assert_eq!(record.shared.tap.iter().filter(|tap| **tap != 0).count(), 1, "{:?}", record.shared.tap);
+}
+
 /// The same errors about a SYN: those that say that it cannot be delivered end the attempt, with their reason.
 #[test]
 fn icmp_unreachables_end_a_connection_request() {

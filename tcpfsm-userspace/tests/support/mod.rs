@@ -155,6 +155,20 @@ impl Kernel {
         map.iter().filter_map(Result::ok).map(|(k, v)| (k.0, v.0)).collect()
     }
 
+    /// Puts an IPv4 flow's record into a map.
+    pub fn put(&mut self, map: &str, key: &FlowKey, record: &FlowRecord) {
+        self.map4(map).insert(Raw(v4(key)), Raw(*record), 0).unwrap();
+    }
+
+    /// Removes an IPv4 flow's record from a map.
+    pub fn remove(&mut self, map: &str, key: &FlowKey) {
+        self.map4(map).remove(&Raw(v4(key))).unwrap();
+    }
+
+    fn map4(&mut self, map: &str) -> HashMap<&mut MapData, Raw<FlowKey4>, Raw<FlowRecord>> {
+        HashMap::try_from(self.ebpf.map_mut(map).unwrap()).unwrap()
+    }
+
     /// All CPUs' counters, added up.
     pub fn counters(&self) -> Counters {
         let map: PerCpuArray<&MapData, Raw<Counters>> =
@@ -253,6 +267,11 @@ impl Kernel {
         verified.sort();
         verified
     }
+}
+
+fn v4(key: &FlowKey) -> FlowKey4 {
+    let FlowKey::V4(key) = *key else { panic!("{key:?} is IPv4") };
+    key
 }
 
 /// An event; with totals if it ended its flow.
