@@ -1,5 +1,4 @@
-//! Compare-and-swap and addition: `core::sync::atomic` has neither for the bpf target, the instruction set has both
-//! (Linux 5.12).
+//! What `core::sync::atomic` lacks for the bpf target, and the instruction set has (Linux 5.12).
 
 use core::arch::asm;
 
@@ -30,6 +29,16 @@ pub(crate) unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> u64 {
 pub(crate) unsafe fn add(at: *mut u64, term: u64) {
     // SAFETY: the caller gives a valid pointer; the instruction touches those eight bytes alone.
     unsafe { asm!("lock *(u64 *)({at} + 0) += {term}", at = in(reg) at, term = in(reg) term) };
+}
+
+/// Sets `bits` at `at`.
+///
+/// # Safety
+/// `at` must point to eight aligned bytes of map memory.
+#[inline(always)]
+pub(crate) unsafe fn or(at: *mut u64, bits: u64) {
+    // SAFETY: as above.
+    unsafe { asm!("lock *(u64 *)({at} + 0) |= {bits}", at = in(reg) at, bits = in(reg) bits) };
 }
 
 /// Adds `term` at `at`; gives what it held.

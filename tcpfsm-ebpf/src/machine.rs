@@ -14,6 +14,7 @@ use tcpfsm_common::{
 };
 
 use crate::{
+    atomics::or,
     clock, emit,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
@@ -441,8 +442,7 @@ extern "C" fn tcpfsm_books(work: *mut Work, record: *mut FlowRecord, counters: *
     if work.is_null() || record.is_null() || counters.is_null() {
         return 0;
     }
-    // SAFETY: the callers' desk, element and counters; facts alone may be written by two CPUs at once, and are
-    // idempotent.
+    // SAFETY: the callers' desk, element and counters.
     unsafe {
         let over = settled(record, &mut *work);
         report(&mut *counters, record, &mut *work, over);
@@ -460,7 +460,13 @@ unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
     // SAFETY: a helper without arguments.
     work.event.time = unsafe { bpf_ktime_get_ns() };
     let before = Verdict(work.event.before);
-    settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time).over
+    let over = settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time).over;
+    // Two CPUs may add each its own at once.
+    if work.event.facts & !shared.facts != 0 {
+        // SAFETY: as above.
+        unsafe { or(&raw mut shared.facts, work.event.facts) };
+    }
+    over
 }
 
 #[inline(always)]

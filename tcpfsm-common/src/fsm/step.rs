@@ -252,7 +252,9 @@ pub fn advance(
     let change = if step.verdict.0 == before.0 && step.facts.is_empty() {
         Change { opened: false, over: false }
     } else {
-        settle(shared, sender, before, &step, segment, now)
+        let change = settle(shared, sender, before, &step, segment, now);
+        shared.facts |= step.facts.0;
+        change
     };
     (step, change)
 }
@@ -267,7 +269,7 @@ pub struct Change {
 }
 
 /// Writes down a change of verdict in the part of the record that both directions share: when each end
-/// entered its state, and every fact.
+/// entered its state. The step's facts the caller adds.
 #[inline(always)]
 pub fn settle(
     shared: &mut Shared,
@@ -304,6 +306,5 @@ pub fn settle(
     if segment.flags.any(TcpFlags::SYN) && segment.options.has(TcpOptions::HAS_MSS) {
         shared.mss[own] = segment.options.mss;
     }
-    shared.facts |= facts.0;
     Change { opened, over: after.is_over() && !before.is_over() }
 }

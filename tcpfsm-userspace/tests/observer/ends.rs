@@ -8,8 +8,7 @@ use tcpfsm_common::{
 };
 
 use crate::support::{
-    self,
-    Kernel, Through, ethernet,
+    self, Kernel, Through, ethernet,
     segments::{ipv4, parse, tcp},
 };
 
