@@ -1,6 +1,6 @@
 //! A verdict changed because the host's own sockets know better: by compare-and-swap here, since the daemon has none.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tcpfsm_common::abi::{Correction, Counters, EventKind, Verdict};
 
 use crate::{
@@ -11,9 +11,11 @@ use crate::{
 };
 
 /// Makes the change that lies in `CORRECTION`. Never attached: the daemon starts it through BPF_PROG_TEST_RUN.
-#[classifier]
-pub fn tcpfsm_correct(_ctx: TcContext) -> i32 {
-    let (Some(request), Some(counters)) = (CORRECTION.get_ptr_mut(0), stats::counters()) else { return 0 };
+#[raw_tracepoint]
+pub fn tcpfsm_correct(_ctx: RawTracePointContext) -> i32 {
+    let (Some(request), Some(counters)) = (CORRECTION.get_ptr_mut(0), stats::between_packets()) else {
+        return 0;
+    };
     // SAFETY: an array element; the daemon does not touch it while this runs.
     let request = unsafe { &mut *request };
     let done = if request.family == 4 {

@@ -44,9 +44,9 @@ pub(crate) static EMBRYOS6: LruHashMap<FlowKey6, FlowRecord, EMBRYOS> = LruHashM
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<FlowEvent, RING_BYTES> = RingBuf::new();
 
-/// Counters of each CPU; the daemon adds them up.
+/// Counters of each CPU, those of packets and those of what packets may interrupt; the daemon adds them up.
 #[btf_map]
-pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+pub(crate) static COUNTERS: PerCpuArray<Counters, 2> = PerCpuArray::new();
 
 /// Handshakes by service. Written on each step of a handshake, and by the sweep.
 #[btf_map]

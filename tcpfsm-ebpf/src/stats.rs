@@ -8,11 +8,23 @@ use tcpfsm_common::{
 
 use crate::maps::COUNTERS;
 
-/// This CPU's counters.
+/// This CPU's counters, for packets.
 #[inline(always)]
 pub(crate) fn counters() -> Option<&'static mut Counters> {
-    let counters = COUNTERS.get_ptr_mut(0)?;
-    // SAFETY: the element is this CPU's own, and programs on these hooks do not nest.
+    of(0)
+}
+
+/// This CPU's counters for what packets may interrupt: whoever is interrupted between reading a counter and writing it
+/// would take back what was counted meanwhile.
+#[inline(always)]
+pub(crate) fn between_packets() -> Option<&'static mut Counters> {
+    of(1)
+}
+
+#[inline(always)]
+fn of(whom: u32) -> Option<&'static mut Counters> {
+    let counters = COUNTERS.get_ptr_mut(whom)?;
+    // SAFETY: the element is this CPU's own; neither programs on packet hooks nest, nor sweeps and corrections.
     Some(unsafe { &mut *counters })
 }
 

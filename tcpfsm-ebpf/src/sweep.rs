@@ -2,7 +2,9 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{helpers::generated::bpf_for_each_map_elem, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    helpers::generated::bpf_for_each_map_elem, macros::raw_tracepoint, programs::RawTracePointContext,
+};
 use tcpfsm_common::{
     abi::{
         Conditions, Counters, EventKey, EventKind, FlowRecord, Health, SweepReport, SweepRequest, Verdict,
@@ -18,9 +20,10 @@ use crate::{
     services, stats,
 };
 
-/// Walks all flow maps. Never attached: the daemon starts it through BPF_PROG_TEST_RUN.
-#[classifier]
-pub fn tcpfsm_sweep(_ctx: TcContext) -> i32 {
+/// Walks all flow maps. Never attached: the daemon starts it through BPF_PROG_TEST_RUN. A classifier would keep its CPU from
+/// taking in packets all the while.
+#[raw_tracepoint]
+pub fn tcpfsm_sweep(_ctx: RawTracePointContext) -> i32 {
     // SAFETY: each callback has the key and value types of its map.
     unsafe {
         walk(&raw const FLOWS4 as *mut c_void, flow4, 0);
@@ -93,7 +96,8 @@ unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize, calm:
         unsafe { *calm += 1 };
         return false;
     }
-    let (Some(report), Some(counters)) = (SWEEP_REPORT.get_ptr_mut(map as u32), stats::counters()) else {
+    let (Some(report), Some(counters)) = (SWEEP_REPORT.get_ptr_mut(map as u32), stats::between_packets())
+    else {
         return false;
     };
     // SAFETY: as for the request.

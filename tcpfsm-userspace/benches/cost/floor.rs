@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, Xdp},
+    programs::{ProgramFd, RawTracePoint, SchedClassifier, Xdp},
 };
 
 use crate::{
@@ -32,6 +32,8 @@ unsafe impl Pod for RawPlan {}
 pub enum Hook {
     Xdp,
     Tc,
+    /// For none: it is run, and meets no packets.
+    None,
 }
 
 /// A program that is loaded.
@@ -55,6 +57,12 @@ impl Loaded {
                 xdp.load().with_context(failed)?;
             }
             return Ok(Self { hook: Hook::Xdp, fd: xdp.fd()?.try_clone()? });
+        }
+        if let Ok(task) = <&mut RawTracePoint>::try_from(&mut *program) {
+            if task.fd().is_err() {
+                task.load().with_context(failed)?;
+            }
+            return Ok(Self { hook: Hook::None, fd: task.fd()?.try_clone()? });
         }
         let tc = <&mut SchedClassifier>::try_from(program).with_context(failed)?;
         if tc.fd().is_err() {
@@ -90,6 +98,7 @@ impl FloorObject {
             (Layout::Vlan, Hook::Tc) => "vary_vlan_tc",
             (Layout::Ipv6, Hook::Xdp) => "vary_ipv6",
             (Layout::Ipv6, Hook::Tc) => "vary_ipv6_tc",
+            (_, Hook::None) => bail!("that program meets no packets"),
         };
         let program = Loaded::from(&mut ebpf, name)?;
         let mut next = ProgramArray::try_from(ebpf.take_map("NEXT").context("no map NEXT")?)?;
@@ -204,6 +213,7 @@ pub fn check_called(hook: Hook, returned: u32) -> Result<()> {
     let passed = match hook {
         Hook::Xdp => 2,
         Hook::Tc => u32::MAX,
+        Hook::None => 0,
     };
     if returned != passed {
         bail!(

@@ -119,7 +119,7 @@ const GROUPS: &[Group] = &[
     }),
     group!("new", "SYNs into a full map, whole connections", true, fresh::new),
     group!("pair", "two CPUs", true, pair::pair),
-    group!("sweep", "the walk over a million flows", true, sweep::walk),
+    Group { name: "sweep", what: "the walk over a million flows", usual: true, run: sweep::walk },
     group!("event", "what an event costs", true, events::cost),
     Group { name: "events", what: "events from core to core", usual: true, run: events::through },
     Group { name: "daemon", what: "idle CPU, time to output", usual: true, run: daemon::daemon },

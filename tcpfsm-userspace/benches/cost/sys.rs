@@ -26,12 +26,13 @@ struct TestAttr {
     spare: u32,
 }
 
-/// Runs a program `repeat` times on one frame, which it may change from run to run; gives what it returned last.
+/// Runs a program `repeat` times on one frame, which it may change from run to run; gives what it returned last. A program
+/// that meets no packets is given none, and runs once.
 pub fn test_run(program: RawFd, frame: &[u8], repeat: u32) -> io::Result<u32> {
     let mut attr = TestAttr {
         prog_fd: program.cast_unsigned(),
         data_size_in: u32::try_from(frame.len()).unwrap(),
-        data_in: frame.as_ptr() as u64,
+        data_in: if frame.is_empty() { 0 } else { frame.as_ptr() as u64 },
         repeat,
         ..TestAttr::default()
     };

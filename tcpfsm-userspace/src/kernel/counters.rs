@@ -23,10 +23,13 @@ impl CounterMap {
     /// # Errors
     /// The system call failed.
     pub fn read(&self) -> Result<Counters> {
-        let values = self.0.get(&0, 0).map_err(|error| bpf_error("read the counters")(&error))?;
         let mut sum = Counters::ZERO;
-        for Raw(counters) in values.iter() {
-            sum.add(counters);
+        // Those of packets, and those of the sweep.
+        for whose in 0..self.0.len() {
+            let values = self.0.get(&whose, 0).map_err(|error| bpf_error("read the counters")(&error))?;
+            for Raw(counters) in values.iter() {
+                sum.add(counters);
+            }
         }
         Ok(sum)
     }

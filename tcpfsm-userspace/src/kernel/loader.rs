@@ -3,13 +3,15 @@
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapData, MapError},
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{
+        Program, ProgramError, RawTracePoint, RawTracePointRunOptions, SchedClassifier, TestRun as _, Xdp,
+    },
 };
 use aya_log::EbpfLogger;
 use tcpfsm_common::abi::KernelConfig;
 use tracing::debug;
 
-use super::{chain, names, pod::Raw, probe};
+use super::{attach, bpf_error, chain, names, pod::Raw, probe};
 use crate::{
     config::{Config, MapSizes},
     error::{Error, Result},
@@ -119,10 +121,28 @@ impl Kernel {
         Ok(program)
     }
 
-    /// A classifier that was verified before.
-    pub(super) fn loaded_classifier(&self, name: &'static str) -> Result<&SchedClassifier> {
+    /// A program that is attached nowhere, verified.
+    pub(super) fn task(&mut self, name: &'static str) -> Result<&mut RawTracePoint> {
+        let program: &mut RawTracePoint = self.program(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| program_error(name, &error))?;
+            report_verified(name, program.info());
+        }
+        Ok(program)
+    }
+
+    /// Runs a program that is attached nowhere and was verified before. Unlike those of packets it may be interrupted by
+    /// packets on its CPU, however long it runs.
+    pub(super) fn run(&self, name: &'static str, what: &'static str) -> Result<()> {
         let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
-        program.try_into().map_err(|error| program_error(name, &error))
+        let program: &RawTracePoint = program.try_into().map_err(|error| program_error(name, &error))?;
+        match program.test_run(RawTracePointRunOptions::new()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(match attach::errno(&error).map(std::io::Error::from_raw_os_error) {
+                Some(cause) => bpf_error(what)(&cause),
+                None => bpf_error(what)(&error),
+            }),
+        }
     }
 
     fn program<'a, T>(&'a mut self, name: &'static str) -> Result<&'a mut T>

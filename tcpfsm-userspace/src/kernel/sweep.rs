@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use aya::{
-    maps::{Array, MapData},
-    programs::{TestRun as _, TestRunOptions},
-};
+use aya::maps::{Array, MapData};
 use tcpfsm_common::abi::{ByMapAndState, Correction, Counters, FLOW_MAPS, SweepReport, SweepRequest};
 
 use super::{
-    attach, bpf_error,
+    bpf_error,
     counters::CounterMap,
     evictions::Evictions,
     loader::Kernel,
@@ -18,9 +15,6 @@ use super::{
     services::{ServiceMap, Services},
 };
 use crate::error::Result;
-
-/// A frame for the program to run on: it does not look at it, but the kernel wants one.
-const DUMMY_FRAME: [u8; 64] = [0; 64];
 
 /// What a sweep found in each flow map, in the order of [`names::FLOW_MAPS`].
 pub type SweepReports = [SweepReport; 4];
@@ -61,8 +55,8 @@ impl Sweeper {
         let reports = kernel.take_map(names::SWEEP_REPORT)?;
         let correction = kernel.take_map(names::CORRECTION)?;
         let services = ServiceMap::take(&mut kernel)?;
-        kernel.classifier(names::SWEEP)?;
-        kernel.classifier(names::CORRECT)?;
+        kernel.task(names::SWEEP)?;
+        kernel.task(names::CORRECT)?;
         let evictions = Evictions::default();
         let empty = [None; FLOW_MAPS];
         Ok(Self { kernel, request, reports, correction, services, counters, evictions, empty })
@@ -94,7 +88,7 @@ impl Sweeper {
                 .set(index, Raw(SweepReport::default()), 0)
                 .map_err(|error| bpf_error("clear the sweep's report")(&error))?;
         }
-        run(kernel, names::SWEEP, "run the sweep")?;
+        kernel.run(names::SWEEP, "run the sweep")?;
         let counters = counters.read()?;
         let mut found = SweepReports::default();
         for (index, report) in (0..).zip(&mut found) {
@@ -116,24 +110,8 @@ impl Sweeper {
     pub fn correct(&mut self, correction: &Correction) -> Result<bool> {
         let Self { kernel, correction: map, .. } = self;
         map.set(0, Raw(*correction), 0).map_err(|error| bpf_error("write a correction")(&error))?;
-        run(kernel, names::CORRECT, "correct a flow")?;
+        kernel.run(names::CORRECT, "correct a flow")?;
         let Raw(answer) = map.get(&0, 0).map_err(|error| bpf_error("read a correction")(&error))?;
         Ok(answer.done != 0)
-    }
-}
-
-/// Runs a program that is attached nowhere.
-fn run(kernel: &Kernel, name: &'static str, what: &'static str) -> Result<()> {
-    let program = kernel.loaded_classifier(name)?;
-    let options = TestRunOptions { data_in: Some(&DUMMY_FRAME), ..TestRunOptions::default() };
-    match program.test_run(options) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let cause = attach::errno(&error).map(std::io::Error::from_raw_os_error);
-            Err(match cause {
-                Some(cause) => bpf_error(what)(&cause),
-                None => bpf_error(what)(&error),
-            })
-        }
     }
 }

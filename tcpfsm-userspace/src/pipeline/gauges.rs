@@ -23,6 +23,9 @@ use crate::{
 /// A sweep younger than this is good enough for whoever asks.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// And one younger than so many times what it took: whoever asks often does not keep a CPU sweeping.
+const FRESH_SWEEPS: u32 = 20;
+
 /// How long whoever asks waits for a sweep.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -69,6 +72,12 @@ pub struct Attached {
 }
 
 impl Gauges {
+    /// Whether the last sweep is young enough.
+    fn are_fresh(&self, now: Instant) -> bool {
+        let fresh = FRESH.max(self.sweep_duration * FRESH_SWEEPS);
+        self.swept.is_some_and(|swept| now.duration_since(swept) < fresh)
+    }
+
     /// All maps together.
     #[must_use]
     pub fn total(&self) -> SweepReport {
@@ -136,7 +145,7 @@ impl Shared {
     #[must_use]
     pub fn fresh_gauges(&self) -> Gauges {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if gauges.swept.is_some_and(|swept| swept.elapsed() < FRESH) {
+        if gauges.are_fresh(Instant::now()) {
             return gauges.clone();
         }
         self.sweep_wanted.notify_one();
@@ -157,5 +166,27 @@ impl Shared {
     pub fn update(&self, change: impl FnOnce(&mut Gauges)) {
         change(&mut self.gauges.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_sweep_is_good_for_longer() {
+        let swept = Instant::now();
+        let fresh_after = |took: u64, seconds: u64| {
+            let gauges = Gauges {
+                swept: Some(swept),
+                sweep_duration: Duration::from_millis(took),
+                ..Gauges::default()
+            };
+            gauges.are_fresh(swept + Duration::from_secs(seconds))
+        };
+        assert!(!Gauges::default().are_fresh(swept));
+        assert_eq!([0, 1].map(|seconds| fresh_after(3, seconds)), [true, false]);
+        // Ten million flows.
+        assert_eq!([1, 19, 20].map(|seconds| fresh_after(1_000, seconds)), [true, true, false]);
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{RawTracePoint, RawTracePointRunOptions, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use tcpfsm_common::{
     abi::{
@@ -71,10 +71,12 @@ impl Kernel {
 
     pub fn load_with(configure: impl for<'a> FnOnce(EbpfLoader<'a>) -> EbpfLoader<'a>) -> Self {
         let mut ebpf = configure(EbpfLoader::new()).load(BPF_OBJECT).expect("the object loads");
-        for name in ["tcpfsm_ingress", "tcpfsm_egress", "tcpfsm_sweep"] {
+        for name in ["tcpfsm_ingress", "tcpfsm_egress"] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("{name}: {error:#?}"));
         }
+        let program: &mut RawTracePoint = ebpf.program_mut("tcpfsm_sweep").unwrap().try_into().unwrap();
+        program.load().unwrap_or_else(|error| panic!("tcpfsm_sweep: {error:#?}"));
         let program: &mut Xdp = ebpf.program_mut("tcpfsm_xdp").unwrap().try_into().unwrap();
         program.load().unwrap_or_else(|error| panic!("tcpfsm_xdp: {error:#?}"));
         Self { ebpf }
@@ -174,8 +176,8 @@ impl Kernel {
         let map: PerCpuArray<&MapData, Raw<Counters>> =
             PerCpuArray::try_from(self.ebpf.map("COUNTERS").unwrap()).unwrap();
         let mut sum = Counters::ZERO;
-        for cpu in map.get(&0, 0).unwrap().iter() {
-            sum.add(&cpu.0);
+        for whose in 0..map.len() {
+            map.get(&whose, 0).unwrap().iter().for_each(|cpu| sum.add(&cpu.0));
         }
         sum
     }
@@ -222,10 +224,8 @@ impl Kernel {
         let zero = [SweepReport::default(); 4];
         self.write("SWEEP_REQUEST", &[request]);
         self.write("SWEEP_REPORT", &zero);
-        let program: &SchedClassifier = self.ebpf.program("tcpfsm_sweep").unwrap().try_into().unwrap();
-        let frame = [0; 64];
-        let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..TestRunOptions::default() };
-        program.test_run(options).unwrap();
+        let program: &RawTracePoint = self.ebpf.program("tcpfsm_sweep").unwrap().try_into().unwrap();
+        program.test_run(RawTracePointRunOptions::new()).unwrap();
         let map: Array<&MapData, Raw<SweepReport>> =
             Array::try_from(self.ebpf.map("SWEEP_REPORT").unwrap()).unwrap();
         [0, 1, 2, 3].map(|at| map.get(&at, 0).unwrap().0)

@@ -34,8 +34,8 @@ use aya_ebpf::{
         BPF_ANY, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE, xdp_action,
     },
     helpers::generated::{bpf_for_each_map_elem, bpf_ringbuf_query},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use core::hint::black_box;
 
@@ -190,8 +190,8 @@ varies! {
 }
 
 /// The bare walk over all IPv4 flows: reads when each was last seen.
-#[classifier]
-pub fn floor_walk(_ctx: TcContext) -> i32 {
+#[raw_tracepoint]
+pub fn floor_walk(_ctx: RawTracePointContext) -> i32 {
     let mut context = 0_u64;
     // SAFETY: the callback has the key and value types of the map.
     unsafe {
