@@ -5,8 +5,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya_log::EbpfLogger;
@@ -44,7 +43,7 @@ use crate::{
         sweep::Sweeper,
     },
     logging, owner,
-    pipeline::{Background, Ending, Engine, Losses, Shared, SharedGauges, Sink, start_publisher},
+    pipeline::{Background, Ending, Engine, Losses, Shared, SharedGauges, Sink, backlog, start_publisher},
     views::{self, Coverage, Rounds, Watched},
 };
 
@@ -160,7 +159,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let ending = ended.map_err(std::io::Error::other).map_err(Error::io("run the engine"))?;
     drop(alive);
     drop(socket);
-    finish([Some(publish_thread), stdout_thread].into_iter().flatten());
+    backlog::finish(publish_thread, stdout_thread, &shared);
     summarise(&insight, &shared);
     match ending {
         Ending::Requested => Ok(ExitCode::SUCCESS),
@@ -261,19 +260,6 @@ async fn forward_kernel_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
     loop {
         nap.tick().await;
         logger.flush();
-    }
-}
-
-/// Waits for threads whose queues are closed, but not for a stdout that nobody reads.
-fn finish(threads: impl Iterator<Item = JoinHandle<()>>) {
-    let deadline = Instant::now() + GRACE;
-    for thread in threads {
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if thread.is_finished() {
-            let _ = thread.join();
-        }
     }
 }
 

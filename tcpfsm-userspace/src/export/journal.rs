@@ -8,6 +8,7 @@ use std::{
     io::ErrorKind,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -25,6 +26,9 @@ pub const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// How text lines begin: a time, which the journal has itself.
 const TIME_COLUMNS: usize = 16;
+
+/// Between two warnings that the journal takes nothing.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Which reports go into the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +49,7 @@ pub struct JournalSink {
     text: String,
     entry: Vec<u8>,
     shared: SharedGauges,
-    behind: bool,
+    warned: Option<Instant>,
 }
 
 impl JournalSink {
@@ -67,7 +71,7 @@ impl JournalSink {
             text: String::new(),
             entry: Vec::new(),
             shared,
-            behind: false,
+            warned: None,
         })
     }
 
@@ -97,10 +101,12 @@ impl Sink for JournalSink {
         }
         self.render(report);
         match self.socket.send_to(&self.entry, &self.path) {
-            Ok(_) => self.behind = false,
+            Ok(_) => {}
             Err(error) => {
                 Losses::add(&self.shared.losses.journal, 1);
-                if !std::mem::replace(&mut self.behind, true) {
+                // Between two that find no room others may find some.
+                if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                    self.warned = Some(Instant::now());
                     let why = match error.kind() {
                         ErrorKind::WouldBlock => "it is too slow".to_owned(),
                         _ => crate::error::describe(&error),

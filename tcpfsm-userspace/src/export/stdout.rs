@@ -1,10 +1,10 @@
 //! Reports to stdout, through a thread that may block where the pipeline must not.
 
 use std::{
-    io::{ErrorKind, Write as _},
+    io::{self, ErrorKind, Write as _},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
@@ -20,12 +20,15 @@ use super::{
 use crate::{
     config::Output,
     error::{Error, Result},
-    pipeline::{Losses, SharedGauges, Sink},
+    pipeline::{Backlog, Losses, SharedGauges, Sink},
     report::Report,
 };
 
 /// Bytes that may wait for stdout, give or take a chunk: a second and more of a busy host's JSON lines.
 const MOST_QUEUED: usize = 64 << 20;
+
+/// Bytes written at once.
+const PIECE: usize = 64 << 10;
 
 /// Renders reports and hands them to the writing thread.
 #[derive(Debug)]
@@ -33,10 +36,16 @@ pub struct StdoutSink {
     format: Format,
     chunk: String,
     lines: u64,
-    queue: Sender<String>,
-    queued_bytes: Arc<AtomicUsize>,
+    queue: Sender<Chunk>,
     shared: SharedGauges,
     behind: bool,
+}
+
+/// Whole lines, and how many.
+#[derive(Debug)]
+struct Chunk {
+    text: String,
+    lines: u64,
 }
 
 #[derive(Debug)]
@@ -65,24 +74,29 @@ pub fn start(
         }
     };
     let (queue, chunks) = channel();
-    let queued_bytes = Arc::new(AtomicUsize::new(0));
     let thread = std::thread::Builder::new()
         .name("stdout".into())
         .spawn({
-            let queued_bytes = Arc::clone(&queued_bytes);
-            move || write_all(&chunks, &queued_bytes, &closed)
+            let shared = Arc::clone(&shared);
+            move || write_all(&chunks, &shared.backlog, &closed)
         })
         .map_err(Error::io("start the stdout thread"))?;
-    let mut sink = StdoutSink { format, chunk: header, lines: 0, queue, queued_bytes, shared, behind: false };
+    let mut sink = StdoutSink { format, chunk: header, lines: 0, queue, shared, behind: false };
     sink.flush();
     Ok(Some((sink, thread)))
 }
 
-fn write_all(chunks: &Receiver<String>, queued_bytes: &AtomicUsize, closed: &Notify) {
+fn write_all(chunks: &Receiver<Chunk>, backlog: &Backlog, closed: &Notify) {
     let mut stdout = std::io::stdout().lock();
-    while let Ok(chunk) = chunks.recv() {
-        queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
-        let written = stdout.write_all(chunk.as_bytes()).and_then(|()| stdout.flush());
+    // In pieces: whoever waits for the end sees that it gets on.
+    let mut write = |piece: &[u8]| {
+        stdout.write_all(piece).and_then(|()| stdout.flush())?;
+        backlog.bytes.fetch_sub(piece.len(), Ordering::Relaxed);
+        Ok(())
+    };
+    while let Ok(Chunk { text, lines }) = chunks.recv() {
+        let written: io::Result<()> = text.as_bytes().chunks(PIECE).try_for_each(&mut write);
+        backlog.lines.fetch_sub(lines, Ordering::Relaxed);
         if let Err(error) = written {
             // A reader that has had enough is no failure; the daemon has nobody to report to, and ends.
             if error.kind() != ErrorKind::BrokenPipe {
@@ -107,19 +121,23 @@ impl Sink for StdoutSink {
         if self.chunk.is_empty() {
             return;
         }
-        let chunk = std::mem::take(&mut self.chunk);
+        let text = std::mem::take(&mut self.chunk);
         let lines = std::mem::take(&mut self.lines);
-        if self.queued_bytes.load(Ordering::Relaxed) > MOST_QUEUED {
+        let backlog = &self.shared.backlog;
+        let queued = backlog.bytes.load(Ordering::Relaxed);
+        if queued > MOST_QUEUED {
             Losses::add(&self.shared.losses.stdout, lines);
             if !std::mem::replace(&mut self.behind, true) {
                 warn!("stdout is too slow: lines are dropped, and counted");
             }
             return;
         }
-        self.behind = false;
-        self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+        // Said once, not at every chunk that finds a little room again.
+        self.behind &= queued > MOST_QUEUED / 2;
+        backlog.bytes.fetch_add(text.len(), Ordering::Relaxed);
+        backlog.lines.fetch_add(lines, Ordering::Relaxed);
         // An error means that nobody reads any more, which ends the daemon.
-        let _ = self.queue.send(chunk);
+        let _ = self.queue.send(Chunk { text, lines });
     }
 }
 
@@ -136,7 +154,6 @@ mod tests {
             chunk: String::new(),
             lines: 0,
             queue,
-            queued_bytes: Arc::default(),
             shared: Arc::clone(&shared),
             behind: false,
         };
@@ -150,6 +167,12 @@ mod tests {
         };
         assert_eq!(flush(17), (false, 0), "one more than there is room for");
         assert_eq!(flush(3), (true, 30));
-        assert_eq!(chunks.try_iter().map(|chunk| chunk.len()).sum::<usize>(), 17 * chunk.len());
+        assert_eq!(chunks.try_iter().map(|chunk| chunk.text.len()).sum::<usize>(), 17 * chunk.len());
+        let backlog = &shared.backlog;
+        assert_eq!(backlog.lines.load(Ordering::Relaxed), 170);
+        backlog.bytes.fetch_sub(2 * chunk.len(), Ordering::Relaxed);
+        assert_eq!(flush(1), (true, 30), "a little room is no news");
+        backlog.bytes.fetch_sub(8 * chunk.len(), Ordering::Relaxed);
+        assert_eq!(flush(1), (false, 30));
     }
 }

@@ -2,7 +2,13 @@
 //!
 //! Not through `/sys/class/net`: that shows the namespace in which `/sys` was mounted.
 
-use std::{collections::HashMap, fs, io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
@@ -83,23 +89,32 @@ fn name_of(index: u32) -> Option<String> {
     netdevice::index_to_name(query_socket().ok()?, index).ok()
 }
 
+/// How long a name is remembered: interfaces get renamed.
+const NAMES_LAST: Duration = Duration::from_secs(5);
+
 /// Names by index, remembered: an event names its interface by index.
 #[derive(Debug, Default)]
-pub struct InterfaceNames(HashMap<u32, Arc<str>>);
+pub struct InterfaceNames {
+    names: HashMap<u32, Arc<str>>,
+    since: Option<Instant>,
+}
 
 impl InterfaceNames {
     /// The name of an interface; its number where it has none any more.
     pub fn name(&mut self, index: u32) -> Arc<str> {
-        let name = self.0.entry(index).or_insert_with(|| match name_of(index) {
+        let name = self.names.entry(index).or_insert_with(|| match name_of(index) {
             Some(name) => name.into(),
             None => format!("if{index}").into(),
         });
         Arc::clone(name)
     }
 
-    /// Forgets all: interfaces get renamed.
-    pub fn forget(&mut self) {
-        self.0.clear();
+    /// Forgets all that is older than names last.
+    pub fn refresh(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.duration_since(since) >= NAMES_LAST) {
+            self.names.clear();
+            self.since = Some(now);
+        }
     }
 }
 
@@ -114,6 +129,18 @@ mod tests {
         assert!(lo.exists());
         assert_eq!(&*InterfaceNames::default().name(lo.index), "lo");
         assert!(names().contains(&"lo".to_owned()));
+    }
+
+    #[test]
+    fn names_are_asked_for_again() {
+        let start = Instant::now();
+        let mut names = InterfaceNames::default();
+        names.refresh(start);
+        names.names.insert(1, "old".into());
+        names.refresh(start + NAMES_LAST / 2);
+        assert_eq!(&*names.name(1), "old");
+        names.refresh(start + NAMES_LAST);
+        assert_ne!(&*names.name(1), "old");
     }
 
     #[test]

@@ -75,11 +75,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::monotonic_ns,
-        detect::{AnomalyKind, Dwelling},
         owner::{OwnerLookup, Proc, WhyUnowned},
         pipeline::synthetic::{Conversation, RESP},
-        report::{Phase, Severity},
     };
     use tcpfsm_common::flow::End;
 
@@ -106,23 +103,7 @@ mod tests {
 
     /// What is reported of an end that the wire has in `wire` and its socket in `socket`.
     fn reported(end: End, wire: State, socket: State) -> Anomaly {
-        let key = Conversation::new().key;
-        let side = if end == End::Low { Side::Orig } else { Side::Resp };
-        let oldest =
-            Dwelling { key, end, side, state: wire, confirmed: true, since: 0, service: RESP, ifindex: 1 };
-        let finding = Finding {
-            kind: AnomalyKind::RstInjection,
-            phase: Phase::Start,
-            severity: Severity::Critical,
-            count: 1,
-            peak: 1,
-            first_seen: 1,
-            time: monotonic_ns(),
-            oldest,
-            source: None,
-            technique: None,
-            permille: None,
-        };
+        let finding = Conversation::new().finding(end, wire);
         let mut owners = Owners::new(Box::new(HostWith(socket)), Duration::from_secs(1));
         anomaly(&finding, &mut owners, "lo".into(), WallClock::now())
     }

@@ -1,6 +1,7 @@
 //! The loop: nap, drain, detect; sweep now and then. It never waits for a reader or for the host.
 
 use std::{
+    collections::HashSet,
     future::Future,
     io,
     os::fd::OwnedFd,
@@ -149,7 +150,7 @@ impl Engine {
                     waking.as_mut().reset(tokio::time::Instant::now() + nap.length());
                 }
                 () = filled(&filling) => {
-                    self.drain().await;
+                    nap = nap.after(self.drain().await);
                 }
                 _ = sweep_timer.tick(), if resting.is_some() => {
                     if let Some(background) = resting.take() {
@@ -177,7 +178,8 @@ impl Engine {
             }
         };
         self.attachments.clear();
-        self.drain().await;
+        // Nobody adds to it any more.
+        while self.drain().await > 0 {}
         ending
     }
 
@@ -236,7 +238,7 @@ impl Engine {
             Ok(Some(Round { mismatches, counts })) => {
                 self.shared.update(|gauges| {
                     gauges.views.add(&counts);
-                    gauges.differing = mismatches.len() as u64;
+                    gauges.differing = differing(&mismatches);
                 });
                 self.mismatches.compared(mismatches.iter().map(dwelling_of));
             }
@@ -342,12 +344,17 @@ async fn filled(filling: &io::Result<AsyncFd<OwnedFd>>) {
     }
 }
 
-/// The sweep's result; `None` if it panicked, which nothing here does.
+/// The sweep's result. What panics there would end all sweeps unnoticed: it ends the engine.
 async fn finished(sweeping: &mut Option<JoinHandle<Swept>>) -> Option<Swept> {
-    match sweeping {
-        Some(task) => task.await.ok(),
-        None => None,
+    match sweeping.as_mut()?.await {
+        Ok(swept) => Some(swept),
+        Err(error) => error.try_into_panic().map_or(None, |panic| std::panic::resume_unwind(panic)),
     }
+}
+
+/// Connections about which the two views differ; about one between two of this host's sockets they may at both ends.
+fn differing(mismatches: &[Mismatch]) -> u64 {
+    mismatches.iter().map(|mismatch| mismatch.key).collect::<HashSet<_>>().len() as u64
 }
 
 fn sweeps_in(time: Duration, sweep_interval: Duration) -> u32 {
@@ -436,6 +443,20 @@ mod tests {
         let detect = AnomalyKind::ALL.into_iter().fold(Rules::default(), off);
         let wanted = request(&Config { detect, ..Config::default() }, repeats);
         assert_eq!((wanted.unanswered, wanted.idle, wanted.rtx_share), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_connection_that_differs_at_both_ends_counts_once() {
+        use tcpfsm_common::{abi::Verdict, flow::End, fsm::State};
+        let of = |port, end| Mismatch {
+            key: super::super::synthetic::Conversation::from_port(port).key,
+            end,
+            verdict: Verdict::default(),
+            kernel: State::Established,
+            since: 0,
+            ifindex: 1,
+        };
+        assert_eq!(differing(&[of(1, End::Low), of(1, End::High), of(2, End::Low)]), 2);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tcpfsm_common::abi::{ByMapAndState, Hook, SweepReport};
 
 use tokio::sync::Notify;
 
-use super::history::History;
+use super::{backlog::Backlog, history::History};
 use crate::{
     alive::Gap,
     detect::{AnomalyKind, Finding},
@@ -125,6 +125,8 @@ pub struct Shared {
     sweep_wanted: Notify,
     /// The last events, for explanations.
     pub history: History,
+    /// What waits on the way out.
+    pub backlog: Backlog,
     /// What was lost.
     pub losses: Losses,
     /// Reports made so far.

@@ -6,9 +6,11 @@
 //!      │ bounded queue; what does not fit is counted
 //!   publish.rs  events to reports, with the owner; to stdout and watchers
 //!               translate.rs, cause.rs: the pure part; owners.rs: the asking part
+//!               backlog.rs: what waits, and how long for it at the end
 //! ```
 
 mod anomaly;
+pub mod backlog;
 mod cause;
 mod engine;
 mod gauges;
@@ -21,6 +23,7 @@ pub(crate) mod synthetic;
 mod translate;
 
 pub(crate) use anomaly::anomaly;
+pub use backlog::Backlog;
 pub use engine::{Background, Ending, Engine};
 pub use gauges::{Attached, Gauges, Losses, Shared, SharedGauges};
 pub use history::{History, Page};

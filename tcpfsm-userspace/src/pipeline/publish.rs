@@ -4,11 +4,11 @@ use std::{
     borrow::Cow,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::broadcast;
@@ -64,7 +64,6 @@ impl Notice {
 #[derive(Debug)]
 pub struct Publisher {
     queue: Sender<Notice>,
-    waiting: Arc<AtomicUsize>,
     shared: SharedGauges,
     watchers: broadcast::Sender<Arc<Report>>,
     has_sink: bool,
@@ -77,12 +76,16 @@ impl Publisher {
         self.has_sink || self.watchers.receiver_count() > 0
     }
 
-    /// Hands over events; never waits.
+    /// Hands over events, as many as there is room for; never waits.
     pub fn events(&self, events: Vec<Observation>) {
+        let count = events.len();
+        if self.shared.backlog.events.load(Ordering::Relaxed) + count > MOST_WAITING {
+            return Losses::add(&self.shared.losses.queue, count as u64);
+        }
         self.hand_over(Notice::Events(events));
     }
 
-    /// Hands over findings; never waits.
+    /// Hands over findings; never waits. There is always room: they are few, and what an overloaded host must know.
     pub fn anomalies(&self, findings: Vec<Finding>) {
         self.hand_over(Notice::Anomalies(findings));
     }
@@ -92,10 +95,7 @@ impl Publisher {
         if count == 0 {
             return;
         }
-        if self.waiting.load(Ordering::Relaxed) + count > MOST_WAITING {
-            return Losses::add(&self.shared.losses.queue, count as u64);
-        }
-        self.waiting.fetch_add(count, Ordering::Relaxed);
+        self.shared.backlog.events.fetch_add(count, Ordering::Relaxed);
         // An error means that the thread is gone, and with it whoever would hear of this.
         let _ = self.queue.send(notice);
     }
@@ -112,7 +112,6 @@ pub fn start(
     shared: SharedGauges,
 ) -> Result<(Publisher, JoinHandle<()>)> {
     let (queue, notices) = channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
     let has_sink = sink.is_some();
     let mut press = Press {
         owners: Owners::new(host, OWNER_BUDGET),
@@ -122,14 +121,13 @@ pub fn start(
         seq: 0,
         sink,
         watchers: watchers.clone(),
-        waiting: Arc::clone(&waiting),
         shared: Arc::clone(&shared),
     };
     let thread = std::thread::Builder::new()
         .name("publish".into())
         .spawn(move || press.run(&notices))
         .map_err(Error::io("start the publishing thread"))?;
-    Ok((Publisher { queue, waiting, shared, watchers, has_sink }, thread))
+    Ok((Publisher { queue, shared, watchers, has_sink }, thread))
 }
 
 /// The name of this host, for reports.
@@ -145,7 +143,6 @@ struct Press {
     seq: u64,
     sink: Option<Box<dyn Sink>>,
     watchers: broadcast::Sender<Arc<Report>>,
-    waiting: Arc<AtomicUsize>,
     shared: SharedGauges,
 }
 
@@ -153,18 +150,15 @@ impl Press {
     fn run(&mut self, notices: &Receiver<Notice>) {
         while let Ok(notice) = notices.recv() {
             self.clock = WallClock::now();
-            self.waiting.fetch_sub(notice.len(), Ordering::Relaxed);
-            match notice {
+            self.names.refresh(Instant::now());
+            match &notice {
                 Notice::Events(events) => events.iter().for_each(|event| self.event(event)),
-                Notice::Anomalies(findings) => {
-                    // Between sweeps interfaces may have been renamed.
-                    self.names.forget();
-                    findings.iter().for_each(|finding| self.anomaly(finding));
-                }
+                Notice::Anomalies(findings) => findings.iter().for_each(|finding| self.anomaly(finding)),
             }
             if let Some(sink) = &mut self.sink {
                 sink.flush();
             }
+            self.shared.backlog.events.fetch_sub(notice.len(), Ordering::Relaxed);
         }
     }
 
@@ -226,6 +220,8 @@ impl Press {
 #[cfg(test)]
 mod tests {
     use std::{net::IpAddr, net::SocketAddr, sync::Mutex};
+
+    use tcpfsm_common::{flow::End, fsm::State};
 
     use super::*;
     use crate::{
@@ -312,10 +308,12 @@ mod tests {
             publisher.events(batch.clone());
         }
         let lost = Losses::get(&shared.losses.queue);
-        // Four wait, and a fifth may be with the sink.
-        assert!([2, 3].map(|batches| batches * batch.len() as u64).contains(&lost), "{lost} lost");
+        assert_eq!(lost, 3 * batch.len() as u64);
+        publisher.anomalies(vec![Conversation::new().finding(End::Low, State::Closed)]);
         drop(held);
         drop(publisher);
         thread.join().unwrap();
+        assert_eq!(Losses::get(&shared.losses.queue), lost, "there is always room for a finding");
+        assert_eq!(shared.backlog.events.load(Ordering::Relaxed), 0);
     }
 }

@@ -12,8 +12,10 @@ use tcpfsm_common::{
 };
 
 use crate::{
+    clock::monotonic_ns,
     config::PerState,
-    report::Flow,
+    detect::{AnomalyKind, Dwelling, Finding},
+    report::{Flow, Phase, Severity, Side},
     source::live::{Observation, Sight, Totals},
 };
 
@@ -55,6 +57,34 @@ impl Conversation {
 
     pub(crate) fn flow(&self) -> Flow {
         Flow { orig: ORIG, resp: RESP, iface: "veth0".into(), local: None }
+    }
+
+    /// A finding about an end of it.
+    pub(crate) fn finding(&self, end: End, state: State) -> Finding {
+        let side = if end == End::Low { Side::Orig } else { Side::Resp };
+        let oldest = Dwelling {
+            key: self.key,
+            end,
+            side,
+            state,
+            confirmed: true,
+            since: 0,
+            service: RESP,
+            ifindex: 1,
+        };
+        Finding {
+            kind: AnomalyKind::RstInjection,
+            phase: Phase::Start,
+            severity: Severity::Critical,
+            count: 1,
+            peak: 1,
+            first_seen: 1,
+            time: monotonic_ns(),
+            oldest,
+            source: None,
+            technique: None,
+            permille: None,
+        }
     }
 
     /// The next segments carry these sequence numbers.

@@ -117,21 +117,20 @@ impl Rounds {
         self.next = started + self.interval / 2;
         let deadline = started + self.budget;
         let mut round = Round::default();
-        for (key, _) in self.views.suspects() {
-            match self.maps.find(&key)? {
-                Some(record) => self.flow(&key, &record, sweeper, &mut round)?,
+        let suspects = self.views.suspects();
+        for key in &suspects {
+            match self.maps.find(key)? {
+                Some(record) => self.flow(key, &record, sweeper, &mut round)?,
                 None => {
-                    self.views.clear(&key, End::Low);
-                    self.views.clear(&key, End::High);
+                    self.views.clear(key, End::Low);
+                    self.views.clear(key, End::High);
                 }
             }
         }
-        let known: std::collections::HashSet<FlowKey> =
-            self.views.suspects().into_iter().map(|(key, _)| key).collect();
         while Instant::now() < deadline {
             let batch = self.maps.walk(&mut self.cursor, STRIDE)?;
             for (key, record) in &batch {
-                if !known.contains(key) {
+                if !suspects.contains(key) {
                     self.flow(key, record, sweeper, &mut round)?;
                 }
             }
