@@ -111,7 +111,7 @@ impl Answers for Insight {
     fn flows(&self, filter: &Filter, write: &mut dyn FnMut(&str) -> bool) -> Result<u64> {
         let now = monotonic_ns();
         let mut names = InterfaceNames::default();
-        let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
+        let mut owners = Owners::once(owner::lookup(self.vantage), LIST_OWNERS);
         let mut count = 0;
         let mut hidden = false;
         let mut listening = true;
@@ -146,7 +146,7 @@ impl Answers for Insight {
 
     fn anomalies(&self, filter: &Filter) -> Vec<Report> {
         let mut names = InterfaceNames::default();
-        let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
+        let mut owners = Owners::once(owner::lookup(self.vantage), LIST_OWNERS);
         let (clock, host) = (WallClock::now(), hostname());
         let mut reports: Vec<Report> = (self.shared.gauges().active.iter().zip(1..))
             .map(|(finding, seq)| {
@@ -185,7 +185,7 @@ impl Answers for Insight {
             None => tell::past(&events, now, clock),
         };
         let Some(mut story) = found else { return Ok(None) };
-        let mut owners = Owners::new(owner::lookup(self.vantage), LIST_OWNERS);
+        let mut owners = Owners::once(owner::lookup(self.vantage), LIST_OWNERS);
         let (orig, resp) = (story.orig, story.resp);
         story.local = Local::of(owners.is_local(orig.ip()), owners.is_local(resp.ip()));
         let flow = Flow { orig, resp, iface: Cow::Borrowed(""), local: story.local };

@@ -17,9 +17,9 @@ pub enum LogLevel {
     /// What was attached where, and why.
     #[default]
     Info,
-    /// Programs, sweeps, connections.
+    /// Programs, sweeps, and what the kernel programs log.
     Debug,
-    /// Everything, with what the kernel programs log.
+    /// Everything, with every step of the verifier.
     Trace,
 }
 

@@ -34,7 +34,7 @@ use crate::{
 
 /// Measures the tracker.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench")]
+#[command(name = "cargo xtask bench", after_help = groups())]
 struct Arguments {
     /// Rounds of each group
     #[arg(long, default_value_t = 21)]
@@ -119,7 +119,12 @@ const GROUPS: &[Group] = &[
     }),
     group!("new", "SYNs into a full map, whole connections", true, fresh::new),
     group!("pair", "two CPUs", true, pair::pair),
-    Group { name: "sweep", what: "the walk over a million flows", usual: true, run: sweep::walk },
+    Group {
+        name: "sweep",
+        what: "the walk over a million flows, and how long packets wait for it",
+        usual: true,
+        run: sweep::walk,
+    },
     group!("event", "what an event costs", true, events::cost),
     Group { name: "events", what: "events from core to core", usual: true, run: events::through },
     Group { name: "daemon", what: "idle CPU, time to output", usual: true, run: daemon::daemon },
@@ -133,6 +138,15 @@ const GROUPS: &[Group] = &[
     group!("packets", "packets through a veth pair", true, wire::packets),
     group!("scale", "ten million flows: takes 6 GB", false, scale::scale),
 ];
+
+/// Every group, for people.
+fn groups() -> String {
+    let lines = GROUPS.iter().map(|group| {
+        let unusual = if group.usual { "" } else { " (only when named)" };
+        format!("\n  {:<12} {}{unusual}", group.name, group.what)
+    });
+    format!("Groups:{}", lines.collect::<String>())
+}
 
 fn main() -> ExitCode {
     xtask::stop::let_readers_leave();
@@ -160,9 +174,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         if only.is_empty() { group.usual } else { only.iter().any(|name| name == group.name) }
     };
     if let Some(name) = only.iter().find(|name| !GROUPS.iter().any(|group| group.name == **name)) {
-        let names: Vec<_> =
-            GROUPS.iter().map(|group| format!("  {:<12} {}", group.name, group.what)).collect();
-        bail!("no group {name}; there are:\n{}", names.join("\n"));
+        bail!("no group {name}\n{}", groups());
     }
     if *check && (*quick || *rounds < 15) {
         bail!("--check needs at least 15 rounds, and not --quick");

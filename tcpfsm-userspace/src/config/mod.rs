@@ -57,7 +57,7 @@ pub enum Ingress {
     /// TCX on veth and loopback, where XDP would cost the segmentation offload; XDP elsewhere.
     #[default]
     Auto,
-    /// XDP; TCX only where the XDP slot is somebody else's.
+    /// XDP; TCX where that does not work, or the XDP slot is somebody else's.
     Xdp,
     /// TCX, or clsact on kernels without it.
     Tcx,

@@ -38,7 +38,7 @@ vantage = "host"
 
 # How incoming packets are seen:
 #   auto   TCX on veth and loopback (native XDP on a veth turns its peer's segmentation offload off), XDP elsewhere
-#   xdp    XDP; TCX where the XDP slot holds somebody else's program, which is never replaced
+#   xdp    XDP; TCX where that does not work, or the slot holds somebody else's program, which is never replaced
 #   tcx    TCX, or a clsact filter on kernels before 6.6
 ingress = "auto"
 
@@ -62,14 +62,14 @@ sweep_interval = "{sweep}"
 # Where Prometheus metrics are served: "ADDRESS:PORT" or "off".
 metrics = "{metrics}"
 
-# The control socket, mode 0660: `tcpfsm watch`, `list` and `stats` use it.
+# The control socket, mode 0660: `tcpfsm watch`, `list`, `stats`, `explain` and `check` use it.
 socket = "{socket}"
 
 # Where events go: to stdout as text or jsonl (schema version 1), to the systemd journal (journal: anomalies only,
 # journal-all: every event), or nowhere: none.
 output = "text"
 
-# What goes to stderr: error, warn, info, debug (the verifier's words too), trace.
+# What goes to stderr: error, warn, info, debug (the verifier's words and the kernel programs' log too), trace.
 log_level = "info"
 
 # How long an end may be silent in a state before it counts as closed; "off" for never.

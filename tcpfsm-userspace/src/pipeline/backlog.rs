@@ -47,7 +47,8 @@ fn ends(thread: JoinHandle<()>, left: impl Fn() -> usize, deadline: Instant) -> 
         let left = left();
         if left != last {
             (last, moved) = (left, now);
-        } else if now.duration_since(moved) >= STANDSTILL || now >= deadline {
+        }
+        if now.duration_since(moved) >= STANDSTILL || now >= deadline {
             return false;
         }
         sleep(Duration::from_millis(1));

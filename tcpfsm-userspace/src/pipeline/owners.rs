@@ -28,21 +28,22 @@ pub struct Owners {
     seldom: Budget,
 }
 
-/// How much of each second may be spent on asking.
+/// How much may be spent on asking.
 struct Budget {
     share: Duration,
-    window: Instant,
+    /// When the present second began; `None`: the share is all there is.
+    window: Option<Instant>,
     spent: Duration,
 }
 
 impl Budget {
-    fn new(share: Duration) -> Self {
-        Self { share, window: Instant::now(), spent: Duration::ZERO }
+    const fn new(share: Duration, window: Option<Instant>) -> Self {
+        Self { share, window, spent: Duration::ZERO }
     }
 
     fn is_left(&mut self) -> bool {
-        if self.window.elapsed() >= WINDOW {
-            self.window = Instant::now();
+        if self.window.is_some_and(|window| window.elapsed() >= WINDOW) {
+            self.window = Some(Instant::now());
             self.spent = Duration::ZERO;
         }
         self.spent < self.share
@@ -53,7 +54,17 @@ impl Owners {
     /// `budget`: how much of each second may be spent on asking about transitions, and as much about anomalies.
     #[must_use]
     pub fn new(host: Box<dyn OwnerLookup>, budget: Duration) -> Self {
-        let [often, seldom] = [budget; 2].map(Budget::new);
+        Self::with(host, budget, Some(Instant::now()))
+    }
+
+    /// To answer one question: `budget` is how much may be spent in all.
+    #[must_use]
+    pub fn once(host: Box<dyn OwnerLookup>, budget: Duration) -> Self {
+        Self::with(host, budget, None)
+    }
+
+    fn with(host: Box<dyn OwnerLookup>, budget: Duration, window: Option<Instant>) -> Self {
+        let [often, seldom] = [budget; 2].map(|share| Budget::new(share, window));
         Self { host, known: HashMap::new(), often, seldom }
     }
 
@@ -288,6 +299,15 @@ mod tests {
         owners.forget(&flow);
         let found = owners.owner_now(&flow, Side::Resp, State::LastAck);
         assert_eq!(found, Ownership::nobody(WhyUnowned::Orphan));
+    }
+
+    #[test]
+    fn a_budget_for_one_question_does_not_come_again() {
+        let spent = |window| Budget { spent: WINDOW, ..Budget::new(WINDOW, window) };
+        let a_second_ago = Instant::now().checked_sub(WINDOW);
+        assert!(spent(a_second_ago).is_left());
+        assert!(!spent(Some(Instant::now())).is_left());
+        assert!(!spent(None).is_left());
     }
 
     #[test]
