@@ -165,19 +165,15 @@ pub(crate) unsafe fn promote(
     let gone = verdict.with(Verdict::GONE, true);
     // SAFETY: the caller's promise. The verdict is frozen first: from here on nobody changes this copy.
     unsafe {
-        if !install(embryo, verdict, gone) {
-            return;
-        }
-        let map = work.map as usize;
-        stats::went(counters, map, verdict);
-        if tcpfsm_carry(work, embryo, counters) == 0 && install(embryo, gone, verdict) {
-            stats::came(counters, map, verdict);
+        if install(embryo, verdict, gone) {
+            stats::went(counters, work.map as usize, verdict);
+            tcpfsm_carry(work, embryo, counters);
         }
     }
 }
 
 /// Carries a frozen record into the flow map: the CPU that froze it does, and any other that comes upon it, so that
-/// nobody waits for anybody. The first one's copy stands. Says whether the record is there now.
+/// nobody waits for anybody. The first one's copy stands. If the flow map takes none, the record stays where it is.
 ///
 /// # Safety
 /// As for [`promote`].
@@ -187,30 +183,33 @@ pub(crate) unsafe fn carry<K: Key>(
     key: &K,
     embryo: *mut FlowRecord,
     work: &mut Work,
-) -> bool {
+) {
     // SAFETY: the caller's promise.
-    unsafe {
-        work.record = *embryo;
-        work.record.shared.verdict = Verdict(work.record.shared.verdict).with(Verdict::GONE, false).0;
-    }
+    work.record = unsafe { *embryo };
+    let frozen = Verdict(work.record.shared.verdict);
+    let verdict = frozen.with(Verdict::GONE, false);
+    work.record.shared.verdict = verdict.0;
     match key.insert_flow(&work.record) {
         Insertion::Done => {
             stats::health(counters, Health::Promoted);
-            stats::came(counters, K::FLOWS, Verdict(work.record.shared.verdict));
+            stats::came(counters, K::FLOWS, verdict);
         }
         Insertion::Exists => {
             // An earlier connection's may be in the way, which the sweep is about to remove, and nobody else may: what is
-            // removed by its key may be another by then. The next segment tries again.
+            // removed by its key may be another by then. The next segment carries.
             // SAFETY: the map gave the element.
-            if key.find_flow().is_none_or(|old| unsafe { verdict(old) }.has(Verdict::GONE)) {
-                return false;
+            if key.find_flow().is_none_or(|old| unsafe { self::verdict(old) }.has(Verdict::GONE)) {
+                return;
             }
         }
         Insertion::NoRoom => {
             stats::health(counters, Health::InsertFailed);
-            return false;
+            // SAFETY: the caller's promise.
+            if unsafe { install(embryo, frozen, verdict) } {
+                stats::came(counters, K::EMBRYOS, verdict);
+            }
+            return;
         }
     }
     key.remove_embryo();
-    true
 }

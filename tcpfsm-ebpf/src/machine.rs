@@ -112,7 +112,7 @@ extern "C" fn tcpfsm_attempt(work: *mut Work, counters: *mut Counters) -> Attemp
     }
 }
 
-/// [`flow_table::carry`] for the flow on the desk; 1 if its record is in the flow map now.
+/// [`flow_table::carry`] for the flow on the desk.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn tcpfsm_carry(
@@ -126,14 +126,14 @@ pub(crate) extern "C" fn tcpfsm_carry(
     // SAFETY: as for `tcpfsm_attempt`; the callers' element.
     unsafe {
         let (work, counters) = (&mut *work, &mut *counters);
-        let is_there = if work.event.family == 4 {
-            flow_table::carry(counters, &work.key4(), embryo, work)
+        if work.event.family == 4 {
+            flow_table::carry(counters, &work.key4(), embryo, work);
         } else {
             let key: *const FlowKey6 = work.key6();
-            flow_table::carry(counters, &*key, embryo, work)
-        };
-        is_there.into()
+            flow_table::carry(counters, &*key, embryo, work);
+        }
     }
+    0
 }
 
 /// Begins a flow with the segment on the desk. A function of its own, for the sake of the stack.

@@ -69,9 +69,9 @@ macro_rules! callback {
         ) -> i64 {
             // SAFETY: the walk gives an element of this map, and its counter.
             unsafe {
-                if visit(&*key, record, $report, calm) {
-                    let _ = $map.remove(&*key);
-                }
+                visit(&*key, record, $report, calm, |key| {
+                    let _ = $map.remove(key);
+                });
             }
             0
         }
@@ -83,10 +83,16 @@ callback!(flow6, FlowKey6, FLOWS6, 1);
 callback!(embryo4, FlowKey4, EMBRYOS4, 2);
 callback!(embryo6, FlowKey6, EMBRYOS6, 3);
 
-/// Counts one flow, ends what is to end, reports what is stuck. Says whether the flow is to be removed.
+/// Counts one flow, ends what is to end, reports what is stuck, removes what has been over for long enough.
 #[inline(always)]
-unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize, calm: *mut u64) -> bool {
-    let Some(request) = SWEEP_REQUEST.get_ptr(0) else { return false };
+unsafe fn visit<K: EventKey + Copy>(
+    key: &K,
+    record: *mut FlowRecord,
+    map: usize,
+    calm: *mut u64,
+    remove: impl FnOnce(&K),
+) {
+    let Some(request) = SWEEP_REQUEST.get_ptr(0) else { return };
     // SAFETY: an array element; the daemon does not touch it while the sweep runs.
     let request = unsafe { &*request };
     // SAFETY: the caller's element. Its evidence may change under our hands; each word is read once.
@@ -94,26 +100,32 @@ unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize, calm:
     if is_calm(copy, verdict, request) {
         // SAFETY: the walk's counter.
         unsafe { *calm += 1 };
-        return false;
+        return;
     }
     let (Some(report), Some(counters)) = (SWEEP_REPORT.get_ptr_mut(map as u32), stats::between_packets())
     else {
-        return false;
+        return;
     };
     // SAFETY: as for the request.
     let report = unsafe { &mut *report };
+    // A copy: the element may be evicted, and another flow's by the time it is removed.
+    let own = *key;
     if verdict.has(Verdict::GONE) {
-        return false;
+        if is_left_over(copy, verdict, map, request) {
+            remove(&own);
+        }
+        return;
     }
     let expiry = expire(copy, request);
     if expiry.remove {
-        // Marked first, so that a segment that arrives now begins anew instead of being lost.
+        // Marked first: a segment that comes now finds no flow that is about to go with what it writes.
         // SAFETY: the caller's element.
         if unsafe { flow_table::install(record, verdict, verdict.with(Verdict::GONE, true)) } {
             report.removed += 1;
             stats::health(counters, Health::Expired);
             stats::went(counters, map, verdict);
-            return true;
+            remove(&own);
+            return;
         }
     }
     let mut now = verdict;
@@ -131,7 +143,16 @@ unsafe fn visit<K: EventKey>(key: &K, record: *mut FlowRecord, map: usize, calm:
     report.by_state[now.flow_slot()] += 1;
     // SAFETY: as above.
     unsafe { look(counters, key, record, now, request, report) };
-    false
+}
+
+/// Whether a marked record is one whose removal failed, which a map may refuse. It was booked as gone when it was marked.
+///
+/// In the flow maps and of closed flows the mark is the sweep's, and there is one sweep at a time. The others are on their way
+/// to the flow map, which takes no time.
+#[inline(always)]
+fn is_left_over(record: &FlowRecord, verdict: Verdict, map: usize, request: &SweepRequest) -> bool {
+    const LONG: u64 = 60_000_000_000;
+    map < 2 || verdict.is_closed() || request.now.saturating_sub(record.last_seen()) > LONG
 }
 
 /// What is amiss with a flow. A function of its own: the verifier need not follow its ways into the caller.
@@ -170,8 +191,11 @@ unsafe fn look<K: EventKey>(
     if found.is_empty() {
         return;
     }
-    // SAFETY: as above.
-    let reported = unsafe { (*record).shared.reported };
+    // SAFETY: as above. A segment may have ended it just now.
+    let (current, reported) = unsafe { (flow_table::verdict(record), (*record).shared.reported) };
+    if current.0 != verdict.0 {
+        return;
+    }
     if reported == 0 || request.number.wrapping_sub(reported) >= found.told_again_after(request) {
         // SAFETY: as above; only the sweep writes this field of a flow whose states do not change.
         unsafe { (*record).shared.reported = request.number };

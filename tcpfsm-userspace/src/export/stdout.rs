@@ -96,7 +96,6 @@ fn write_all(chunks: &Receiver<Chunk>, backlog: &Backlog, closed: &Notify) {
     };
     while let Ok(Chunk { text, lines }) = chunks.recv() {
         let written: io::Result<()> = text.as_bytes().chunks(PIECE).try_for_each(&mut write);
-        backlog.lines.fetch_sub(lines, Ordering::Relaxed);
         if let Err(error) = written {
             // A reader that has had enough is no failure; the daemon has nobody to report to, and ends.
             if error.kind() != ErrorKind::BrokenPipe {
@@ -105,6 +104,7 @@ fn write_all(chunks: &Receiver<Chunk>, backlog: &Backlog, closed: &Notify) {
             closed.notify_one();
             return;
         }
+        backlog.lines.fetch_sub(lines, Ordering::Relaxed);
     }
 }
 

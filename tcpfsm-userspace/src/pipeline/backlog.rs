@@ -29,18 +29,16 @@ pub struct Backlog {
 pub fn finish(publisher: JoinHandle<()>, stdout: Option<JoinHandle<()>>, shared: &Shared) {
     let Shared { backlog, losses, .. } = shared;
     let deadline = Instant::now() + ENOUGH;
-    if !ends(publisher, || backlog.events.load(Ordering::Relaxed), deadline) {
-        Losses::add(&losses.queue, backlog.events.load(Ordering::Relaxed) as u64);
-    }
-    if let Some(stdout) = stdout
-        && !ends(stdout, || backlog.bytes.load(Ordering::Relaxed), deadline)
-    {
+    wait(publisher, || backlog.events.load(Ordering::Relaxed), deadline);
+    Losses::add(&losses.queue, backlog.events.load(Ordering::Relaxed) as u64);
+    if let Some(stdout) = stdout {
+        wait(stdout, || backlog.bytes.load(Ordering::Relaxed), deadline);
         Losses::add(&losses.stdout, backlog.lines.load(Ordering::Relaxed));
     }
 }
 
-/// Whether a thread came to its end: it is given time while what is left changes.
-fn ends(thread: JoinHandle<()>, left: impl Fn() -> usize, deadline: Instant) -> bool {
+/// Waits for the end of a thread while what is left for it changes.
+fn wait(thread: JoinHandle<()>, left: impl Fn() -> usize, deadline: Instant) {
     let (mut last, mut moved) = (left(), Instant::now());
     while !thread.is_finished() {
         let now = Instant::now();
@@ -49,13 +47,12 @@ fn ends(thread: JoinHandle<()>, left: impl Fn() -> usize, deadline: Instant) -> 
             (last, moved) = (left, now);
         }
         if now.duration_since(moved) >= STANDSTILL || now >= deadline {
-            return false;
+            return;
         }
         sleep(Duration::from_millis(1));
     }
     // One that panicked has nothing more to say.
     let _ = thread.join();
-    true
 }
 
 #[cfg(test)]
@@ -89,7 +86,11 @@ mod tests {
         shared.backlog.lines.store(7, Ordering::Relaxed);
         let (nobody, forever) = mpsc::channel::<()>();
         let (also_nobody, also_forever) = mpsc::channel::<()>();
-        let stuck = |forever: mpsc::Receiver<()>| spawn(move || assert!(forever.recv().is_err()));
+        let stuck = |forever: mpsc::Receiver<()>| {
+            spawn(move || {
+                let _ = forever.recv();
+            })
+        };
         finish(stuck(forever), Some(stuck(also_forever)), &shared);
         assert_eq!((Losses::get(&shared.losses.queue), Losses::get(&shared.losses.stdout)), (5, 7));
         drop((nobody, also_nobody));

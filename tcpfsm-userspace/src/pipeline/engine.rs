@@ -13,7 +13,7 @@ use tcpfsm_common::abi::{ServiceKey, SweepRequest};
 use tokio::{
     io::unix::AsyncFd,
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, warn};
 
@@ -55,6 +55,9 @@ const LEAST_RTX: u32 = 32;
 
 /// Between two looks whether the interfaces are still there.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
+
+/// At the end, how long a sweep under way may take, and emptying the ring.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,12 +167,8 @@ impl Engine {
                 }
                 swept = finished(&mut sweeping), if sweeping.is_some() => {
                     sweeping = None;
-                    if let Some(Swept { background, found, took, full_queues, compared }) = swept {
-                        resting = Some(background);
-                        // What the sweep found is in the ring; the detectors want it before they count.
-                        self.drain().await;
-                        self.compared(compared);
-                        self.swept(found, took, &full_queues);
+                    if let Some(swept) = swept {
+                        resting = Some(self.take_in(swept).await);
                     }
                     if let Some(names) = self.check_interfaces() {
                         break Ending::InterfacesGone(names);
@@ -178,8 +177,12 @@ impl Engine {
             }
         };
         self.attachments.clear();
-        // Nobody adds to it any more.
-        while self.drain().await > 0 {}
+        // A sweep that is under way still finds something; then nobody adds to the ring any more.
+        if let Ok(Some(swept)) = timeout(PATIENCE, finished(&mut sweeping)).await {
+            self.take_in(swept).await;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while self.drain().await > 0 && Instant::now() < deadline {}
         ending
     }
 
@@ -229,6 +232,16 @@ impl Engine {
             let compared = rounds.as_mut().map_or(Ok(None), |rounds| rounds.compare(sweeper));
             Swept { background, found, took, full_queues, compared }
         })
+    }
+
+    /// Takes in what a sweep brought; gives what made it.
+    async fn take_in(&mut self, swept: Swept) -> Background {
+        let Swept { background, found, took, full_queues, compared } = swept;
+        // What the sweep found is in the ring; the detectors want it before they count.
+        self.drain().await;
+        self.compared(compared);
+        self.swept(found, took, &full_queues);
+        background
     }
 
     /// Takes in what the comparison with the sockets found.

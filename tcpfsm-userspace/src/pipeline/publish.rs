@@ -151,14 +151,22 @@ impl Press {
         while let Ok(notice) = notices.recv() {
             self.clock = WallClock::now();
             self.names.refresh(Instant::now());
-            match &notice {
-                Notice::Events(events) => events.iter().for_each(|event| self.event(event)),
-                Notice::Anomalies(findings) => findings.iter().for_each(|finding| self.anomaly(finding)),
+            let shared = Arc::clone(&self.shared);
+            // One by one: whoever waits for the end sees that it gets on.
+            let done = || shared.backlog.events.fetch_sub(1, Ordering::Relaxed);
+            match notice {
+                Notice::Events(events) => events.iter().for_each(|event| {
+                    self.event(event);
+                    done();
+                }),
+                Notice::Anomalies(findings) => findings.iter().for_each(|finding| {
+                    self.anomaly(finding);
+                    done();
+                }),
             }
             if let Some(sink) = &mut self.sink {
                 sink.flush();
             }
-            self.shared.backlog.events.fetch_sub(notice.len(), Ordering::Relaxed);
         }
     }
 

@@ -86,18 +86,19 @@ pub fn walk(bench: &Bench) -> Result<Vec<Table>> {
 
     let lab = Lab::new("bench").context("the lab")?;
     let packets = Packets::start(&lab)?;
+    std::thread::sleep(CALM);
     let clock = Clock::start();
     let mut waits = [Vec::new(), Vec::new()];
     sys::pin(CPUS[0]);
     for round in 0..bench.rounds() {
-        packets.slowest();
+        packets.slowest()?;
         std::thread::sleep(CALM);
-        waits[0].push(packets.slowest());
+        waits[0].push(packets.slowest()?);
         subject.prepare_sweep(request(u32::try_from(bench.rounds() + round)? + 1))?;
         sweep(&ours)?;
         // One that waited for its end comes now.
         std::thread::sleep(CALM / 10);
-        waits[1].push(packets.slowest());
+        waits[1].push(packets.slowest()?);
     }
     sys::unpin();
     let [calm, sweeping] = waits;
@@ -139,8 +140,12 @@ impl Packets {
     }
 
     /// How long the slowest datagram since the last call took, in milliseconds.
-    fn slowest(&self) -> f64 {
-        self.slowest.swap(0, Ordering::Relaxed) as f64 / 1e6
+    fn slowest(&self) -> Result<f64> {
+        let slowest = self.slowest.swap(0, Ordering::Relaxed);
+        if slowest == 0 {
+            bail!("no datagram came through");
+        }
+        Ok(slowest as f64 / 1e6)
     }
 }
 
