@@ -87,11 +87,11 @@ pub fn walk(bench: &Bench) -> Result<Vec<Table>> {
     let lab = Lab::new("bench").context("the lab")?;
     let packets = Packets::start(&lab)?;
     std::thread::sleep(CALM);
+    packets.slowest()?;
     let clock = Clock::start();
     let mut waits = [Vec::new(), Vec::new()];
     sys::pin(CPUS[0]);
     for round in 0..bench.rounds() {
-        packets.slowest()?;
         std::thread::sleep(CALM);
         waits[0].push(packets.slowest()?);
         subject.prepare_sweep(request(u32::try_from(bench.rounds() + round)? + 1))?;
