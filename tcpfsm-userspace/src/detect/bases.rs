@@ -40,9 +40,10 @@ impl Bases {
     pub(super) fn seen(&mut self, seen: &Seen<'_>) {
         let Self { of, length, groups, elsewhere, overflow } = self;
         let time = seen.event().time;
-        for (group, weight) in of(seen).into_iter().flatten() {
+        // By reference: a copy of what was just written word by word stalls.
+        for (group, weight) in of(seen).iter().flatten() {
             let room = groups.len() < MAX_GROUPS;
-            let window = match groups.entry(group) {
+            let window = match groups.entry(*group) {
                 Entry::Occupied(known) => known.into_mut(),
                 // Before it found room it was counted with the others.
                 Entry::Vacant(new) if room => new.insert(*elsewhere),
@@ -51,7 +52,7 @@ impl Bases {
                     &mut *elsewhere
                 }
             };
-            window.add(time, *length, weight);
+            window.add(time, *length, *weight);
         }
     }
 

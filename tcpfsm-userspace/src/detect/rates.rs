@@ -183,9 +183,9 @@ impl Rate {
 
     /// Counts it if it is part of the base of a group in which there were hits.
     fn base(&mut self, seen: &Seen<'_>) {
-        for (group, weight) in (self.spec.base)(seen).into_iter().flatten() {
-            if let Some(tally) = self.tallies.get_mut(&group) {
-                tally.base.add(seen.event().time, self.rule.window_ns(), weight);
+        for (group, weight) in (self.spec.base)(seen).iter().flatten() {
+            if let Some(tally) = self.tallies.get_mut(group) {
+                tally.base.add(seen.event().time, self.rule.window_ns(), *weight);
             }
         }
     }
