@@ -3,7 +3,10 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, EventKey, EventKind, FlowEvent, FlowRecord, Tap, Verdict},
+    fact::Facts,
     flow::End,
+    fsm::{Step, settle},
+    segment::Segment,
 };
 
 use crate::{emit, stats};
@@ -31,17 +34,11 @@ pub(crate) unsafe fn book<K: EventKey>(
     event.before = before.0;
     event.after = after.0;
     event.since = shared.since;
-    if after.transition(before, End::Low).is_some() {
-        shared.since[0] = now;
-    } else {
-        event.sender = 1;
-    }
-    if after.transition(before, End::High).is_some() {
-        shared.since[1] = now;
-    }
-    shared.reported = 0;
-    event.ifindex = Tap(shared.tap[event.sender as usize & 1]).ifindex();
-    let over = after.is_over() && !before.is_over();
+    let changed = if after.transition(before, End::Low).is_some() { End::Low } else { End::High };
+    event.sender = changed as u8;
+    event.ifindex = Tap(shared.tap[changed as usize & 1]).ifindex();
+    let step = Step { verdict: after, facts: Facts::default() };
+    let over = settle(shared, changed, before, &step, &Segment::default(), now).over;
     stats::change(counters, &event, shared.opened, over);
     // SAFETY: the caller's element.
     unsafe { emit::event(counters, &mut event, record, true, over) };

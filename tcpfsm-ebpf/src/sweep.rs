@@ -15,7 +15,8 @@ use tcpfsm_common::{
 };
 
 use crate::{
-    change, emit, flow_table,
+    change, emit,
+    flow_table::{self, Key},
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6, SWEEP_REPORT, SWEEP_REQUEST},
     services, stats,
 };
@@ -152,7 +153,9 @@ unsafe fn visit<K: EventKey + Copy>(
 #[inline(always)]
 fn is_left_over(record: &FlowRecord, verdict: Verdict, map: usize, request: &SweepRequest) -> bool {
     const LONG: u64 = 60_000_000_000;
-    map < 2 || verdict.is_closed() || request.now.saturating_sub(record.last_seen()) > LONG
+    map < <FlowKey4 as Key>::EMBRYOS
+        || verdict.is_closed()
+        || request.now.saturating_sub(record.last_seen()) > LONG
 }
 
 /// What is amiss with a flow. A function of its own: the verifier need not follow its ways into the caller.

@@ -11,7 +11,7 @@ use std::{
 
 use support::{
     Kernel, Through, ethernet,
-    segments::{ipv4, ipv6, tcp},
+    segments::{ipv6, tcp},
 };
 use tcpfsm_common::{
     abi::{ByMapAndState, Counters, Health, STATE_SLOTS, SweepRequest, Verdict},
@@ -32,19 +32,6 @@ fn kernel(flows: u32, embryos: u32) -> Kernel {
         loader.map_max_entries("EMBRYOS6", embryos);
         loader
     })
-}
-
-/// One segment between the hosts of `network`.
-fn say(kernel: &Kernel, network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16) {
-    let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
-    let frame = ethernet(&ipv4(network, from, to, 0, &tcp(ports, seq, ack, flags, 64_240, &[], 0)));
-    kernel.repeat_shared(if from_client { Through::TcIngress } else { Through::TcEgress }, &frame, 1);
-}
-
-fn connect(kernel: &Kernel, network: u32) {
-    say(kernel, network, true, [100, 0], F::SYN);
-    say(kernel, network, false, [500, 101], F::SYN | F::ACK);
-    say(kernel, network, true, [101, 501], F::ACK);
 }
 
 /// Sweeps as the daemon does; nothing ends.
@@ -77,20 +64,20 @@ fn evicted_connections_are_counted_by_state() {
     let kernel = kernel(1_024, 1_024);
     let mut ended_in = [0_u64; STATE_SLOTS];
     for network in 1..=5_000 {
-        connect(&kernel, network);
+        kernel.connect(network);
         let state = match network % 4 {
             0 => State::Established,
             1 => {
-                say(&kernel, network, true, [101, 501], F::FIN | F::ACK);
+                kernel.say(network, true, [101, 501], F::FIN | F::ACK);
                 State::FinWait1
             }
             2 => {
-                say(&kernel, network, true, [101, 501], F::FIN | F::ACK);
-                say(&kernel, network, false, [501, 102], F::ACK);
+                kernel.say(network, true, [101, 501], F::FIN | F::ACK);
+                kernel.say(network, false, [501, 102], F::ACK);
                 State::FinWait2
             }
             _ => {
-                say(&kernel, network, false, [501, 101], F::RST | F::ACK);
+                kernel.say(network, false, [501, 101], F::RST | F::ACK);
                 State::Closed
             }
         };
@@ -114,12 +101,12 @@ fn evicted_handshakes_are_counted_apart() {
     needs_kernel!();
     let mut kernel = kernel(1_024, 512);
     for network in 1..=100 {
-        connect(&kernel, network);
+        kernel.connect(network);
     }
     for network in 1_000..11_000 {
-        say(&kernel, network, true, [100, 0], F::SYN);
+        kernel.say(network, true, [100, 0], F::SYN);
         if network % 2 == 0 {
-            say(&kernel, network, false, [500, 101], F::SYN | F::ACK);
+            kernel.say(network, false, [500, 101], F::SYN | F::ACK);
         }
     }
     for network in 1..=3_000 {
@@ -145,22 +132,22 @@ fn without_evictions_nothing_is_counted() {
     for round in 0..4 {
         for network in 1..=1_000 {
             match network % 4 {
-                0 => say(&kernel, network, true, [100, 0], F::SYN),
+                0 => kernel.say(network, true, [100, 0], F::SYN),
                 // A stray, and in every other round what picks the connection up.
                 1 => {
-                    say(&kernel, network, true, [100, 700], F::ACK);
+                    kernel.say(network, true, [100, 700], F::ACK);
                     if round % 2 == 0 {
-                        say(&kernel, network, false, [700, 100], F::ACK);
+                        kernel.say(network, false, [700, 100], F::ACK);
                     }
                 }
-                2 => connect(&kernel, network),
+                2 => kernel.connect(network),
                 _ => {
-                    connect(&kernel, network);
-                    say(&kernel, network, false, [501, 101], F::FIN | F::ACK);
-                    say(&kernel, network, true, [101, 502], F::FIN | F::ACK);
-                    say(&kernel, network, false, [502, 102], F::ACK);
+                    kernel.connect(network);
+                    kernel.say(network, false, [501, 101], F::FIN | F::ACK);
+                    kernel.say(network, true, [101, 502], F::FIN | F::ACK);
+                    kernel.say(network, false, [502, 102], F::ACK);
                     // Into the server's TIME-WAIT: a flow in the flow map that is in SYN-SENT.
-                    say(&kernel, network, true, [90_000, 0], F::SYN);
+                    kernel.say(network, true, [90_000, 0], F::SYN);
                 }
             }
         }
@@ -191,10 +178,10 @@ fn sweeps_under_fire_never_count_too_much() {
             let kernel = &kernel;
             scope.spawn(move || {
                 for network in first..first + EACH {
-                    say(kernel, network, true, [100, 0], F::SYN);
+                    kernel.say(network, true, [100, 0], F::SYN);
                     if network % 8 == 0 {
-                        say(kernel, network, false, [500, 101], F::SYN | F::ACK);
-                        say(kernel, network, true, [101, 501], F::ACK);
+                        kernel.say(network, false, [500, 101], F::SYN | F::ACK);
+                        kernel.say(network, true, [101, 501], F::ACK);
                     }
                 }
             })

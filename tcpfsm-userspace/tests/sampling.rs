@@ -7,10 +7,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use support::{
-    Event, Kernel, Through, ethernet,
-    segments::{ipv4, parse, tcp},
-};
+use support::{Event, Kernel, frame, segments::parse};
 use tcpfsm_common::{
     abi::{Counters, EventKind, Health, SAMPLE, STATE_SLOTS, SweepRequest},
     fact::Fact,
@@ -33,24 +30,12 @@ fn kernel() -> Kernel {
     })
 }
 
-fn frame(network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
-    let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
-    ethernet(&ipv4(network, from, to, 0, &tcp(ports, seq, ack, flags, 64_240, &[], 0)))
-}
-
-fn say(kernel: &Kernel, network: u32, from_client: bool, numbers: [u32; 2], flags: u16) {
-    let through = if from_client { Through::TcIngress } else { Through::TcEgress };
-    kernel.repeat_shared(through, &frame(network, from_client, numbers, flags), 1);
-}
-
 /// A whole connection.
 fn live(kernel: &Kernel, network: u32) {
-    say(kernel, network, true, [100, 0], F::SYN);
-    say(kernel, network, false, [500, 101], F::SYN | F::ACK);
-    say(kernel, network, true, [101, 501], F::ACK);
-    say(kernel, network, true, [101, 501], F::FIN | F::ACK);
-    say(kernel, network, false, [501, 102], F::FIN | F::ACK);
-    say(kernel, network, true, [102, 502], F::ACK);
+    kernel.connect(network);
+    kernel.say(network, true, [101, 501], F::FIN | F::ACK);
+    kernel.say(network, false, [501, 102], F::FIN | F::ACK);
+    kernel.say(network, true, [102, 502], F::ACK);
 }
 
 /// What of the events was sent, lost and not told.
@@ -67,8 +52,8 @@ fn a_flood_is_told_in_part_and_who_connects_in_full() {
     let mut kernel = kernel();
     let mut events: Vec<Event> = Vec::new();
     for network in 1..=FLOOD {
-        say(&kernel, network, true, [100, 0], F::SYN);
-        say(&kernel, network, false, [500, 101], F::SYN | F::ACK);
+        kernel.say(network, true, [100, 0], F::SYN);
+        kernel.say(network, false, [500, 101], F::SYN | F::ACK);
         if network % 100 == 0 {
             live(&kernel, FLOOD + network);
         }
@@ -125,8 +110,8 @@ fn refusals_are_sampled_too() {
     needs_kernel!();
     let mut kernel = kernel();
     for network in 1..=5_000 {
-        say(&kernel, network, true, [100, 0], F::SYN);
-        say(&kernel, network, false, [0, 101], F::RST | F::ACK);
+        kernel.say(network, true, [100, 0], F::SYN);
+        kernel.say(network, false, [0, 101], F::RST | F::ACK);
     }
     let [sent, lost, sampled] = fate(&kernel);
     assert_eq!((sent + sampled, lost), (10_000, 0));
@@ -142,15 +127,15 @@ fn refusals_are_sampled_too() {
 fn blind_resets_are_sampled_and_what_moves_is_told() {
     needs_kernel!();
     let mut kernel = kernel();
-    say(&kernel, 1, true, [100, 0], F::SYN);
-    say(&kernel, 1, false, [500, 101], F::SYN | F::ACK);
-    say(&kernel, 1, true, [101, 501], F::ACK);
+    kernel.say(1, true, [100, 0], F::SYN);
+    kernel.say(1, false, [500, 101], F::SYN | F::ACK);
+    kernel.say(1, true, [101, 501], F::ACK);
     kernel.events();
     let before = fate(&kernel);
     for number in 0..5_000 {
-        say(&kernel, 1, true, [(1 << 30) + number, 0], F::RST);
+        kernel.say(1, true, [(1 << 30) + number, 0], F::RST);
     }
-    say(&kernel, 1, true, [101, 501], F::FIN | F::ACK);
+    kernel.say(1, true, [101, 501], F::FIN | F::ACK);
     let after = fate(&kernel);
     let [sent, lost, sampled] = std::array::from_fn(|which| after[which] - before[which]);
     assert_eq!((sent + sampled, lost), (5_001, 0));
@@ -168,7 +153,7 @@ fn whom_the_sweep_names_is_told_of_to_the_end() {
     needs_kernel!();
     let mut kernel = kernel();
     for network in 1..=100 {
-        say(&kernel, network, true, [100, 0], F::SYN);
+        kernel.say(network, true, [100, 0], F::SYN);
     }
     let mut every = [0; STATE_SLOTS];
     every[State::SynSent as usize] = 1;
@@ -179,11 +164,11 @@ fn whom_the_sweep_names_is_told_of_to_the_end() {
     assert_eq!(kernel.events().iter().filter(|told| told.event.kind == EventKind::Stuck as u8).count(), 100);
 
     for network in 1_000..2_000 {
-        say(&kernel, network, true, [100, 0], F::SYN);
+        kernel.say(network, true, [100, 0], F::SYN);
     }
     kernel.events();
-    say(&kernel, 1, false, [500, 101], F::SYN | F::ACK);
-    say(&kernel, 2, false, [0, 101], F::RST | F::ACK);
+    kernel.say(1, false, [500, 101], F::SYN | F::ACK);
+    kernel.say(2, false, [0, 101], F::RST | F::ACK);
     let told: Vec<_> = kernel.events().iter().map(|told| (told.event.kind, told.event.weight)).collect();
     assert_eq!(told, [(EventKind::Verdict as u8, 1), (EventKind::Closed as u8, 1)]);
 

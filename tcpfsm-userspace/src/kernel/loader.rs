@@ -122,13 +122,13 @@ impl Kernel {
     }
 
     /// A program that is attached nowhere, verified.
-    pub(super) fn task(&mut self, name: &'static str) -> Result<&mut RawTracePoint> {
+    pub(super) fn task(&mut self, name: &'static str) -> Result<()> {
         let program: &mut RawTracePoint = self.program(name)?;
         if program.fd().is_err() {
             program.load().map_err(|error| program_error(name, &error))?;
             report_verified(name, program.info());
         }
-        Ok(program)
+        Ok(())
     }
 
     /// Runs a program that is attached nowhere and was verified before. Unlike those of packets it may be interrupted by

@@ -76,7 +76,7 @@ impl Publisher {
         self.has_sink || self.watchers.receiver_count() > 0
     }
 
-    /// Hands over events, as many as there is room for; never waits.
+    /// Hands over events, if there is room for them; never waits.
     pub fn events(&self, events: Vec<Observation>) {
         let count = events.len();
         if self.shared.backlog.events.load(Ordering::Relaxed) + count > MOST_WAITING {
@@ -151,23 +151,29 @@ impl Press {
         while let Ok(notice) = notices.recv() {
             self.clock = WallClock::now();
             self.names.refresh(Instant::now());
-            let shared = Arc::clone(&self.shared);
-            // One by one: whoever waits for the end sees that it gets on.
-            let done = || shared.backlog.events.fetch_sub(1, Ordering::Relaxed);
             match notice {
-                Notice::Events(events) => events.iter().for_each(|event| {
-                    self.event(event);
-                    done();
-                }),
-                Notice::Anomalies(findings) => findings.iter().for_each(|finding| {
-                    self.anomaly(finding);
-                    done();
-                }),
+                Notice::Events(events) => {
+                    for event in &events {
+                        self.event(event);
+                        self.done();
+                    }
+                }
+                Notice::Anomalies(findings) => {
+                    for finding in &findings {
+                        self.anomaly(finding);
+                        self.done();
+                    }
+                }
             }
             if let Some(sink) = &mut self.sink {
                 sink.flush();
             }
         }
+    }
+
+    /// One at a time: whoever waits for the end sees that it gets on.
+    fn done(&self) {
+        self.shared.backlog.events.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn event(&mut self, observation: &Observation) {

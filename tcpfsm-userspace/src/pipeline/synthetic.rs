@@ -138,9 +138,7 @@ impl Conversation {
         let (before, since) = (self.verdict(), self.record.shared.since);
         let after = expire(&self.record, &request).verdict;
         self.record.shared.verdict = after.0;
-        let quiet = |state: State| state.is_closed() || state == State::TimeWait;
-        let was_over = [End::Low, End::High].into_iter().all(|end| quiet(before.state(end)));
-        let over = after.is_closed() && !was_over;
+        let over = after.is_over() && !before.is_over();
         let event = self.event(if over { EventKind::Closed } else { EventKind::Expired }, before.0, since);
         self.observation(event)
     }

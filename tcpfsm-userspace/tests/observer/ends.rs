@@ -7,31 +7,12 @@ use tcpfsm_common::{
     segment::TcpFlags as F,
 };
 
-use crate::support::{
-    self, Kernel, Through, ethernet,
-    segments::{ipv4, parse, tcp},
-};
+use crate::support::{self, Kernel, frame, segments::parse};
 
 const SECOND: u64 = 1_000_000_000;
 
-fn frame(from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
-    let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
-    ethernet(&ipv4(1, from, to, 0, &tcp(ports, seq, ack, flags, 64_240, &[], 0)))
-}
-
-fn say(kernel: &mut Kernel, from_client: bool, numbers: [u32; 2], flags: u16) {
-    let through = if from_client { Through::TcIngress } else { Through::TcEgress };
-    kernel.run(through, &frame(from_client, numbers, flags));
-}
-
-fn connect(kernel: &mut Kernel) {
-    say(kernel, true, [100, 0], F::SYN);
-    say(kernel, false, [500, 101], F::SYN | F::ACK);
-    say(kernel, true, [101, 501], F::ACK);
-}
-
 fn key() -> FlowKey {
-    parse(&frame(true, [0, 0], F::ACK)[14..]).0
+    parse(&frame(1, true, [0, 0], F::ACK)[14..]).0
 }
 
 /// Both ends closed at once, and one acknowledgment was lost: one end is in TIME_WAIT when the other's time runs out.
@@ -39,10 +20,10 @@ fn key() -> FlowKey {
 fn a_connection_ends_once_whichever_end_times_out_first() {
     crate::needs_kernel!();
     let mut kernel = Kernel::load();
-    connect(&mut kernel);
-    say(&mut kernel, true, [101, 501], F::FIN | F::ACK);
-    say(&mut kernel, false, [501, 101], F::FIN | F::ACK);
-    say(&mut kernel, true, [102, 502], F::ACK);
+    kernel.connect(1);
+    kernel.say(1, true, [101, 501], F::FIN | F::ACK);
+    kernel.say(1, false, [501, 101], F::FIN | F::ACK);
+    kernel.say(1, true, [102, 502], F::ACK);
     kernel.events();
     let record = kernel.record(&key()).unwrap().0;
     let mut states = [End::Low, End::High].map(|end| Verdict(record.shared.verdict).state(end));
@@ -71,13 +52,13 @@ fn a_connection_ends_once_whichever_end_times_out_first() {
 fn what_the_sweep_is_about_to_remove_nobody_replaces() {
     crate::needs_kernel!();
     let mut kernel = Kernel::load();
-    say(&mut kernel, true, [100, 0], F::SYN);
-    say(&mut kernel, false, [0, 101], F::RST | F::ACK);
+    kernel.say(1, true, [100, 0], F::SYN);
+    kernel.say(1, false, [0, 101], F::RST | F::ACK);
     let (mut record, embryonic) = kernel.record(&key()).unwrap();
     assert!(embryonic && Verdict(record.shared.verdict).is_closed());
     record.shared.verdict = Verdict(record.shared.verdict).with(Verdict::GONE, true).0;
     kernel.put("EMBRYOS4", &key(), &record);
-    say(&mut kernel, true, [7_000, 0], F::SYN);
+    kernel.say(1, true, [7_000, 0], F::SYN);
     assert_eq!(kernel.record(&key()).unwrap().0.shared.verdict, record.shared.verdict);
     assert_eq!(kernel.counters().health[Health::VerdictLost as usize], 1, "and it is counted");
 
@@ -86,13 +67,13 @@ fn what_the_sweep_is_about_to_remove_nobody_replaces() {
     assert_eq!(kernel.record(&key()), None);
     // The same of an earlier connection's record in the flow map, while a handshake completes.
     kernel.put("FLOWS4", &key(), &record);
-    connect(&mut kernel);
+    kernel.connect(1);
     let both = |kernel: &Kernel| ["FLOWS4", "EMBRYOS4"].map(|map| kernel.flows4(map).len());
     assert_eq!(both(&kernel), [1, 1]);
     assert_eq!(kernel.record(&key()).unwrap().0.shared.verdict, record.shared.verdict);
     kernel.sweep(SweepRequest { number: 2, ..SweepRequest::default() });
     assert_eq!(both(&kernel), [0, 1], "and one on its way is let be");
-    say(&mut kernel, true, [101, 501], F::ACK);
+    kernel.say(1, true, [101, 501], F::ACK);
     assert_eq!(both(&kernel), [1, 0]);
     let (record, embryonic) = kernel.record(&key()).unwrap();
     let verdict = Verdict(record.shared.verdict);

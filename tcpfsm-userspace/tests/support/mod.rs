@@ -17,9 +17,12 @@ use tcpfsm_common::{
         ServiceRecord, StuckEvent, SweepReport, SweepRequest,
     },
     flow::{FlowKey, FlowKey4, FlowKey6},
+    segment::TcpFlags,
 };
 use tcpfsm_userspace::{BPF_OBJECT, kernel::sweep::SweepReports};
 use zerocopy::{FromBytes, IntoBytes};
+
+use self::segments::{ipv4, tcp};
 
 /// The ABI's types as aya wants them.
 #[derive(Clone, Copy)]
@@ -122,6 +125,19 @@ impl Kernel {
         program.test_run(options).expect("the program runs");
     }
 
+    /// One segment without data between the hosts of a network, see [`frame`].
+    pub fn say(&self, network: u32, from_client: bool, numbers: [u32; 2], flags: u16) {
+        let through = if from_client { Through::TcIngress } else { Through::TcEgress };
+        self.repeat_shared(through, &frame(network, from_client, numbers, flags), 1);
+    }
+
+    /// The handshake of a network's one connection.
+    pub fn connect(&self, network: u32) {
+        self.say(network, true, [100, 0], TcpFlags::SYN);
+        self.say(network, false, [500, 101], TcpFlags::SYN | TcpFlags::ACK);
+        self.say(network, true, [101, 501], TcpFlags::ACK);
+    }
+
     /// A flow's record, and whether it is in the embryonic map.
     pub fn record(&self, key: &FlowKey) -> Option<(FlowRecord, bool)> {
         fn look<K: FromBytes + IntoBytes + Copy + 'static>(
@@ -159,16 +175,10 @@ impl Kernel {
 
     /// Puts an IPv4 flow's record into a map.
     pub fn put(&mut self, map: &str, key: &FlowKey, record: &FlowRecord) {
-        self.map4(map).insert(Raw(v4(key)), Raw(*record), 0).unwrap();
-    }
-
-    /// Removes an IPv4 flow's record from a map.
-    pub fn remove(&mut self, map: &str, key: &FlowKey) {
-        self.map4(map).remove(&Raw(v4(key))).unwrap();
-    }
-
-    fn map4(&mut self, map: &str) -> HashMap<&mut MapData, Raw<FlowKey4>, Raw<FlowRecord>> {
-        HashMap::try_from(self.ebpf.map_mut(map).unwrap()).unwrap()
+        let FlowKey::V4(key) = *key else { panic!("{key:?} is IPv4") };
+        let mut map: HashMap<&mut MapData, Raw<FlowKey4>, Raw<FlowRecord>> =
+            HashMap::try_from(self.ebpf.map_mut(map).unwrap()).unwrap();
+        map.insert(Raw(key), Raw(*record), 0).unwrap();
     }
 
     /// All CPUs' counters, added up.
@@ -269,9 +279,10 @@ impl Kernel {
     }
 }
 
-fn v4(key: &FlowKey) -> FlowKey4 {
-    let FlowKey::V4(key) = *key else { panic!("{key:?} is IPv4") };
-    key
+/// A segment without data between the client of a network and its server, with these sequence and acknowledgment numbers.
+pub fn frame(network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
+    let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
+    ethernet(&ipv4(network, from, to, 0, &tcp(ports, seq, ack, flags, 64_240, &[], 0)))
 }
 
 /// An event; with totals if it ended its flow.
