@@ -164,7 +164,7 @@ fn segment_of<K: Key, I: Fn() -> u32>(
         // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
         unsafe {
             let (own, peer) = halves(record, sender);
-            if observe_settled(flow_table::verdict(record), &mut *own, &*peer, segment) {
+            if observe_settled(flow_table::verdict(record), sender, &mut *own, &*peer, segment) {
                 (*own).count(segment, clock::coarse(counters));
                 return (Outcome::Tracked as usize, null_mut());
             }

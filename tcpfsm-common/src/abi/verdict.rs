@@ -312,10 +312,17 @@ impl Verdict {
     #[inline(always)]
     #[must_use]
     pub const fn is_settled(self) -> bool {
-        const MASK: u64 = 0x3ff | 0xff << 19;
-        const SETTLED: u64 =
-            State::Established as u64 | (State::Established as u64) << 4 | 3 << Verdict::CONFIRMED_SHIFT;
-        self.0 & MASK & !Self::PICKED_UP == SETTLED
+        self.is_settled_for(End::Low) && self.is_confirmed(End::High)
+    }
+
+    /// Whether both ends are in ESTABLISHED, this one has proved it, and nothing else is pending: what a client sends
+    /// before its server's first answer finds no more than this.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_settled_for(self, end: End) -> bool {
+        const MASK: u64 = 0xff | 0xff << 19;
+        const SETTLED: u64 = State::Established as u64 | (State::Established as u64) << 4;
+        self.0 & MASK & !Self::PICKED_UP == SETTLED && self.is_confirmed(end)
     }
 }
 
@@ -425,6 +432,8 @@ mod tests {
         assert!(both(true).is_settled());
         assert!(both(true).with(Verdict::PICKED_UP, true).with_originator(End::High).is_settled());
         assert!(!both(false).is_settled());
+        assert!(!both(false).is_settled_for(End::Low), "it has not proved it");
+        assert!(both(false).is_settled_for(End::High));
         assert!(!both(true).with_state(End::Low, State::FinWait1, true).is_settled());
         assert!(!both(true).with_reset_by(End::High, true).is_settled());
     }

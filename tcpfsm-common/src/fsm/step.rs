@@ -70,21 +70,27 @@ impl Step {
     }
 }
 
-/// A segment of a flow whose ends are both settled in ESTABLISHED, in order, with nothing to tell: the path
+/// A segment of a flow whose ends are both in ESTABLISHED, the sender proved to be, in order, with nothing to tell: the path
 /// of nearly every segment. Gives `false`, and leaves the evidence alone, where the full machine must look.
 ///
 /// For a segment taken here [`observe`] would leave the verdict as it is, tell no fact, and make the evidence
 /// the same. A property test holds it to that.
 #[inline(always)]
 #[must_use]
-pub fn observe_settled(verdict: Verdict, own: &mut Evidence, peer: &Evidence, segment: &Segment) -> bool {
+pub fn observe_settled(
+    verdict: Verdict,
+    sender: End,
+    own: &mut Evidence,
+    peer: &Evidence,
+    segment: &Segment,
+) -> bool {
     const QUIET: u16 = Evidence::SEEN | Evidence::EDGE;
     const NOISY: u16 =
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
     // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
     let acked = segment.ack.since(own.ack).cast_unsigned();
     let unacked = peer.nxt.since(own.ack);
-    if !verdict.is_settled()
+    if !verdict.is_settled_for(sender)
         || !matches!(segment.flags.kind(), SegmentKind::Ack)
         || own.flags & (QUIET | NOISY) != QUIET
         || own.generation != peer.generation
@@ -236,7 +242,7 @@ pub fn advance(
         End::High => (high, &*low),
     };
     let before = Verdict(shared.verdict);
-    let step = if observe_settled(before, own, peer, segment) {
+    let step = if observe_settled(before, sender, own, peer, segment) {
         Step { verdict: before, facts: Facts::default() }
     } else if is_duplicate_view(before, own, shared.tap[sender as usize & 1], segment, now) {
         Step::duplicate_view(before)

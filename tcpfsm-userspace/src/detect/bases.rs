@@ -1,11 +1,8 @@
 //! What shares are of: how much there was of something in each group, before anything went wrong there.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::SocketAddr,
-};
+use std::{collections::hash_map::Entry, net::SocketAddr};
 
-use super::{Seen, window::Window};
+use super::{QuickMap, Seen, window::Window};
 
 /// Groups remembered per count. One in which nothing happened for a window is forgotten.
 const MAX_GROUPS: usize = 16_384;
@@ -20,7 +17,7 @@ pub(super) type BaseOf = fn(&Seen<'_>) -> Base;
 pub(super) struct Bases {
     of: BaseOf,
     length: u64,
-    groups: HashMap<SocketAddr, Window>,
+    groups: QuickMap<SocketAddr, Window>,
     /// What happened in groups for which there was no room.
     elsewhere: Window,
     overflow: u64,
@@ -28,7 +25,7 @@ pub(super) struct Bases {
 
 impl Bases {
     pub(super) fn new(of: BaseOf, length: u64) -> Self {
-        Self { of, length, groups: HashMap::new(), elsewhere: Window::default(), overflow: 0 }
+        Self { of, length, groups: QuickMap::default(), elsewhere: Window::default(), overflow: 0 }
     }
 
     /// Whether it counts this. Functions of equal code may have one address, which is as good; one function that

@@ -1,11 +1,11 @@
 //! CLOSE-WAIT that rises steadily at a service: a leak, before any threshold.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::hash_map::Entry;
 
 use tcpfsm_common::{abi::Health, flow::End, fsm::State};
 
 use super::{
-    AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
+    AnomalyKind, Detector, Dwelling, Finding, QuickMap, Seen, SweepEnd,
     members::Group,
     ongoing::{Ongoing, Present},
 };
@@ -20,7 +20,7 @@ const MAX_LEVELS: usize = 4_096;
 /// Finds leaks.
 pub(super) struct CloseWaitLeak {
     rule: Rule,
-    levels: HashMap<Group, Level>,
+    levels: QuickMap<Group, Level>,
     ongoing: Ongoing<Group>,
     events_lost: u64,
     overflow: u64,
@@ -71,7 +71,7 @@ impl CloseWaitLeak {
     pub(super) fn new(rules: &Rules) -> Self {
         Self {
             rule: rules[AnomalyKind::CloseWaitLeak],
-            levels: HashMap::new(),
+            levels: QuickMap::default(),
             ongoing: Ongoing::new(AnomalyKind::CloseWaitLeak),
             events_lost: 0,
             overflow: 0,

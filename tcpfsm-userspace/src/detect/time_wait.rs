@@ -1,14 +1,14 @@
 //! TIME-WAIT against the local ports: a client that closes first can use each port once a minute per destination.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::hash_map::Entry,
     net::{IpAddr, SocketAddr},
 };
 
 use tcpfsm_common::{abi::Health, fsm::State};
 
 use super::{
-    AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
+    AnomalyKind, Detector, Dwelling, Finding, QuickMap, Seen, SweepEnd,
     finding::permille,
     ongoing::{Ongoing, Present},
 };
@@ -24,7 +24,7 @@ type Pair = (IpAddr, SocketAddr);
 pub(super) struct TimeWaitPressure {
     rule: Rule,
     local_ports: u64,
-    pairs: HashMap<Pair, (u64, Dwelling)>,
+    pairs: QuickMap<Pair, (u64, Dwelling)>,
     ongoing: Ongoing<Pair>,
     events_lost: u64,
     overflow: u64,
@@ -36,7 +36,7 @@ impl TimeWaitPressure {
         Self {
             rule: rules[AnomalyKind::TimeWaitPressure],
             local_ports: local_ports.max(1),
-            pairs: HashMap::new(),
+            pairs: QuickMap::default(),
             ongoing: Ongoing::new(AnomalyKind::TimeWaitPressure),
             events_lost: 0,
             overflow: 0,

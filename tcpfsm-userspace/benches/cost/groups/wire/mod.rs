@@ -10,7 +10,7 @@ use xtask::lab::Lab;
 pub use self::watcher::{Daemon, Flavour};
 use self::{
     load::{Connections, Servers},
-    watcher::{Loss, Watcher},
+    watcher::{Least, Loss, Watcher},
 };
 use crate::{
     Bench,
@@ -21,9 +21,10 @@ use crate::{
 const NOTHING: &str = "nothing";
 
 /// What watches the server's namespace while connections are made.
-const WATCHERS: [(&str, Watcher); 7] = [
+const WATCHERS: [(&str, Watcher); 8] = [
     (NOTHING, Watcher::Nothing),
-    ("empty program, TCX both ways", Watcher::Empty),
+    ("empty program, TCX both ways", Watcher::Floor(Least::EMPTY)),
+    ("look-up and insert, TCX both ways", Watcher::Floor(Least::TABLE)),
     ("tcpfsm, no output", Watcher::Tcpfsm(Flavour { xdp: false, output: "none" })),
     ("tcpfsm, JSON lines", Watcher::Tcpfsm(Flavour { xdp: false, output: "jsonl" })),
     ("nf_conntrack", Watcher::Conntrack { events: false }),
@@ -34,11 +35,11 @@ const WATCHERS: [(&str, Watcher); 7] = [
 /// The same for bulk transfer; here XDP matters, which costs a veth its segmentation offload.
 const BULK_WATCHERS: [(&str, Watcher); 7] = [
     (NOTHING, Watcher::Nothing),
-    ("empty program, TCX both ways", Watcher::Empty),
+    ("empty program, TCX both ways", Watcher::Floor(Least::EMPTY)),
     ("tcpfsm, TCX both ways", Watcher::Tcpfsm(Flavour { xdp: false, output: "jsonl" })),
     ("nf_conntrack", Watcher::Conntrack { events: false }),
     ("inet_sock_set_state, read", Watcher::Tracepoint),
-    ("empty program, XDP and TCX egress", Watcher::EmptyXdp),
+    ("empty program, XDP and TCX egress", Watcher::Floor(Least::EMPTY_XDP)),
     ("tcpfsm, XDP and TCX egress", Watcher::Tcpfsm(Flavour { xdp: true, output: "jsonl" })),
 ];
 

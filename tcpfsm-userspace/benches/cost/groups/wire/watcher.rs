@@ -25,13 +25,28 @@ pub struct Flavour {
     pub output: &'static str,
 }
 
+/// The floor's part of what the tracker does.
+#[derive(Clone, Copy, Debug)]
+pub struct Least {
+    pub program: &'static str,
+    /// For how many flows its map has room.
+    pub flows: u32,
+    pub xdp: bool,
+}
+
+impl Least {
+    pub const EMPTY: Self = Self { program: "floor_empty", flows: 1, xdp: false };
+    pub const EMPTY_XDP: Self = Self { xdp: true, ..Self::EMPTY };
+    /// No tracker does with less: each packet's flow is looked up, and put in where it is missing.
+    pub const TABLE: Self = Self { program: "floor_insert", flows: 1 << 20, xdp: false };
+}
+
 /// What watches.
 #[derive(Clone, Copy, Debug)]
 pub enum Watcher {
     Nothing,
-    /// An empty program on the hooks that the tracker takes.
-    Empty,
-    EmptyXdp,
+    /// A program of the floor on the hooks that the tracker takes.
+    Floor(Least),
     Tcpfsm(Flavour),
     /// A rule that needs connection tracking; with its events read.
     Conntrack {
@@ -44,7 +59,7 @@ pub enum Watcher {
 /// A watcher at work.
 pub enum Running {
     Nothing,
-    Empty { _floor: Box<Floor> },
+    Floor { _floor: Box<Floor> },
     Tcpfsm(Daemon),
     Conntrack { lab: String, listener: Option<Child>, errors: PathBuf },
     Tracepoint { instance: PathBuf, reader: Child },
@@ -54,8 +69,7 @@ impl Watcher {
     pub fn start(self, bench: &Bench, lab: &Lab) -> Result<Running> {
         Ok(match self {
             Self::Nothing => Running::Nothing,
-            Self::Empty => Running::Empty { _floor: Box::new(empty(bench, lab, false)?) },
-            Self::EmptyXdp => Running::Empty { _floor: Box::new(empty(bench, lab, true)?) },
+            Self::Floor(least) => Running::Floor { _floor: Box::new(attach(bench, lab, least)?) },
             Self::Tcpfsm(flavour) => Running::Tcpfsm(Daemon::start(bench, lab, flavour, Stdio::null())?),
             Self::Conntrack { events } => conntrack(lab, events)?,
             Self::Tracepoint => tracepoint()?,
@@ -63,23 +77,23 @@ impl Watcher {
     }
 }
 
-/// The empty program on ingress and egress.
-fn empty(bench: &Bench, lab: &Lab, xdp: bool) -> Result<Floor> {
-    let mut floor = bench.floor.load(1, 1)?;
+/// A program of the floor on ingress and egress.
+fn attach(bench: &Bench, lab: &Lab, Least { program, flows, xdp }: Least) -> Result<Floor> {
+    let mut floor = bench.floor.load(flows, 1)?;
+    let tc = format!("{program}_tc");
     lab.a().run(|| -> Result<()> {
         let ebpf = floor.object();
-        let program: &mut SchedClassifier =
-            ebpf.program_mut("floor_empty_tc").context("floor_empty_tc")?.try_into()?;
-        program.load()?;
+        let classifier: &mut SchedClassifier = ebpf.program_mut(&tc).context(tc)?.try_into()?;
+        classifier.load()?;
         let mut sides = vec![TcAttachType::Egress];
         if !xdp {
             sides.push(TcAttachType::Ingress);
         }
         for side in sides {
-            program.attach_with_options(IFACE_A, side, TcAttachOptions::TcxOrder(LinkOrder::default()))?;
+            classifier.attach_with_options(IFACE_A, side, TcAttachOptions::TcxOrder(LinkOrder::default()))?;
         }
         if xdp {
-            let program: &mut Xdp = ebpf.program_mut("floor_empty").context("floor_empty")?.try_into()?;
+            let program: &mut Xdp = ebpf.program_mut(program).context(program)?.try_into()?;
             program.load()?;
             program.attach(IFACE_A, XdpMode::Driver)?;
         }
@@ -135,7 +149,7 @@ impl Running {
     /// Takes it away; says what it lost, if it says so, of so many connections.
     pub fn stop(self, connections: u64) -> Result<Loss> {
         match self {
-            Self::Nothing | Self::Empty { .. } => Ok(Loss::default()),
+            Self::Nothing | Self::Floor { .. } => Ok(Loss::default()),
             Self::Tcpfsm(mut daemon) => {
                 // What is still in the ring.
                 thread::sleep(Duration::from_millis(150));
