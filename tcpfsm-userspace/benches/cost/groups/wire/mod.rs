@@ -1,5 +1,6 @@
 //! What a host feels: real connections between two namespaces, and packets through a veth pair, with different watchers.
 
+mod attach;
 mod load;
 mod packets;
 mod watcher;

@@ -7,17 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
-        tc::{SchedClassifierLink, TcAttachOptions},
-        xdp::XdpLink,
-    },
-};
+use aya::programs::TcAttachType;
 use rustix::net::netdevice::name_to_index;
-use xtask::lab::{IFACE_A, IFACE_B, Lab};
+use xtask::lab::{IFACE_B, Lab};
 
+use super::attach::{tcx, xdp};
 use crate::{
     Bench,
     frames::{CLIENT_ISS, DATA, Layout, Options, Shape},
@@ -50,13 +44,6 @@ const CASES: [(&str, On); 5] = [
     ("tcpfsm, XDP", On::OursXdp),
 ];
 
-/// What keeps a program attached; dropped, it is detached.
-#[expect(dead_code, reason = "held for their Drop")]
-enum Link {
-    Tcx(SchedClassifierLink),
-    Xdp(XdpLink),
-}
-
 /// Packets a second; in turn with nothing, empty programs, and ours.
 pub fn measure(bench: &Bench) -> Result<Table> {
     let lab = Lab::new("bench").context("the lab")?;
@@ -78,8 +65,8 @@ pub fn measure(bench: &Bench) -> Result<Table> {
         for ((name, on), rates) in CASES.iter().zip(&mut rates) {
             let link = lab.a().run(|| match on {
                 On::Nothing => Ok(None),
-                On::EmptyTcx => tcx(floor.object(), "floor_empty_tc").map(Some),
-                On::OursTcx => tcx(subject.object(), "tcpfsm_ingress").map(Some),
+                On::EmptyTcx => tcx(floor.object(), "floor_empty_tc", TcAttachType::Ingress).map(Some),
+                On::OursTcx => tcx(subject.object(), "tcpfsm_ingress", TcAttachType::Ingress).map(Some),
                 On::EmptyXdp => xdp(floor.object(), "floor_empty").map(Some),
                 On::OursXdp => xdp(subject.object(), "tcpfsm_xdp").map(Some),
             })?;
@@ -104,19 +91,6 @@ pub fn measure(bench: &Bench) -> Result<Table> {
     }
     let rows = CASES.iter().map(|(name, _)| *name).zip(rates).collect();
     Ok(Table::of("packets", "M/s", clock, rows))
-}
-
-fn tcx(ebpf: &mut Ebpf, name: &str) -> Result<Link> {
-    let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let link = program.attach_with_options(IFACE_A, TcAttachType::Ingress, options)?;
-    Ok(Link::Tcx(program.take_link(link)?))
-}
-
-fn xdp(ebpf: &mut Ebpf, name: &str) -> Result<Link> {
-    let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
-    let link = program.attach(IFACE_A, XdpMode::Driver)?;
-    Ok(Link::Xdp(program.take_link(link)?))
 }
 
 /// One frame a flow; each turn they are the next data of all flows.

@@ -11,12 +11,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions};
+use aya::programs::TcAttachType;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tempfile::TempDir;
 use xtask::lab::{IFACE_A, Lab};
 
-use crate::{Bench, floor::Floor};
+use super::attach::{self as on, Link};
+use crate::Bench;
 
 /// How the daemon runs.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ pub enum Watcher {
 /// A watcher at work.
 pub enum Running {
     Nothing,
-    Floor { _floor: Box<Floor> },
+    Floor { _links: [Link; 2] },
     Tcpfsm(Daemon),
     Conntrack { lab: String, listener: Option<Child>, errors: PathBuf },
     Tracepoint { instance: PathBuf, reader: Child },
@@ -69,7 +70,7 @@ impl Watcher {
     pub fn start(self, bench: &Bench, lab: &Lab) -> Result<Running> {
         Ok(match self {
             Self::Nothing => Running::Nothing,
-            Self::Floor(least) => Running::Floor { _floor: Box::new(attach(bench, lab, least)?) },
+            Self::Floor(least) => Running::Floor { _links: attach(bench, lab, least)? },
             Self::Tcpfsm(flavour) => Running::Tcpfsm(Daemon::start(bench, lab, flavour, Stdio::null())?),
             Self::Conntrack { events } => conntrack(lab, events)?,
             Self::Tracepoint => tracepoint()?,
@@ -78,28 +79,16 @@ impl Watcher {
 }
 
 /// A program of the floor on ingress and egress.
-fn attach(bench: &Bench, lab: &Lab, Least { program, flows, xdp }: Least) -> Result<Floor> {
+fn attach(bench: &Bench, lab: &Lab, Least { program, flows, xdp }: Least) -> Result<[Link; 2]> {
     let mut floor = bench.floor.load(flows, 1)?;
     let tc = format!("{program}_tc");
-    lab.a().run(|| -> Result<()> {
-        let ebpf = floor.object();
-        let classifier: &mut SchedClassifier = ebpf.program_mut(&tc).context(tc)?.try_into()?;
-        classifier.load()?;
-        let mut sides = vec![TcAttachType::Egress];
-        if !xdp {
-            sides.push(TcAttachType::Ingress);
-        }
-        for side in sides {
-            classifier.attach_with_options(IFACE_A, side, TcAttachOptions::TcxOrder(LinkOrder::default()))?;
-        }
-        if xdp {
-            let program: &mut Xdp = ebpf.program_mut(program).context(program)?.try_into()?;
-            program.load()?;
-            program.attach(IFACE_A, XdpMode::Driver)?;
-        }
-        Ok(())
-    })??;
-    Ok(floor)
+    floor.program(&tc)?;
+    floor.program(program)?;
+    lab.a().run(|| {
+        let floor = floor.object();
+        let ingress = if xdp { on::xdp(floor, program) } else { on::tcx(floor, &tc, TcAttachType::Ingress) }?;
+        Ok([ingress, on::tcx(floor, &tc, TcAttachType::Egress)?])
+    })?
 }
 
 const TABLE: &str = "tcpfsm_bench";
