@@ -2,7 +2,7 @@
 //! other. The receiver's stack drops them, as they are not for its link address.
 
 use std::{
-    io, mem,
+    fs, io, mem,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
@@ -47,6 +47,9 @@ const CASES: [(&str, On); 5] = [
 /// Packets a second; in turn with nothing, empty programs, and ours.
 pub fn measure(bench: &Bench) -> Result<Table> {
     let lab = Lab::new("bench").context("the lab")?;
+    let quiet = format!("/proc/sys/net/ipv6/conf/{IFACE_B}/disable_ipv6");
+    // Its own solicitations would be counted among the packets.
+    lab.b().run(|| fs::write(&quiet, "1"))?.with_context(|| quiet)?;
     let sender = lab.b().run(|| Sender::open(IFACE_B))??;
     let mut floor = bench.floor.load(1, 1)?;
     let mut subject = Subject::load(&bench.object, &Sizes::default())?;
