@@ -114,6 +114,23 @@ impl TcpOptions {
     }
 }
 
+/// An ACK and nothing else, of whose options only timestamps matter. A segment in a packet is read where it lies, each
+/// number when it is asked for.
+pub trait Acknowledgment {
+    /// SEG.SEQ.
+    fn seq(&self) -> SeqNum;
+    /// SEG.ACK.
+    fn ack(&self) -> SeqNum;
+    /// SEG.WND, unscaled.
+    fn window(&self) -> u16;
+    /// TSval, where there are timestamps.
+    fn tsval(&self) -> Option<u32>;
+    /// Payload bytes.
+    fn payload_len(&self) -> u32;
+    /// The IPv4 identification, 0 for IPv6.
+    fn ip_id(&self) -> u16;
+}
+
 /// One TCP segment, reduced to what the machine and the evidence read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -137,7 +154,48 @@ pub struct Segment {
     pub options: TcpOptions,
 }
 
+/// For those that are one; see [`Segment::is_acknowledgment`].
+impl Acknowledgment for Segment {
+    #[inline(always)]
+    fn seq(&self) -> SeqNum {
+        self.seq
+    }
+
+    #[inline(always)]
+    fn ack(&self) -> SeqNum {
+        self.ack
+    }
+
+    #[inline(always)]
+    fn window(&self) -> u16 {
+        self.window
+    }
+
+    #[inline(always)]
+    fn tsval(&self) -> Option<u32> {
+        self.options.has(TcpOptions::HAS_TIMESTAMPS).then_some(self.options.tsval)
+    }
+
+    #[inline(always)]
+    fn payload_len(&self) -> u32 {
+        self.len
+    }
+
+    #[inline(always)]
+    fn ip_id(&self) -> u16 {
+        self.ip_id
+    }
+}
+
 impl Segment {
+    /// Whether this is an ACK and nothing else, with options that were read and are as they should be.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_acknowledgment(&self) -> bool {
+        matches!(self.flags.kind(), SegmentKind::Ack)
+            && !self.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
+    }
+
     /// SEG.SEQ plus SEG.LEN: payload, SYN and FIN each take their place in sequence space.
     #[inline(always)]
     #[must_use]

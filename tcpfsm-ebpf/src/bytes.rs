@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use tcpfsm_common::{
-    packet::{PacketBytes, holds_plain_tcp},
+    packet::{PacketBytes, PacketHead, holds_headers},
     segment::TcpOptions,
 };
 
@@ -73,20 +73,21 @@ impl<'a> Linear<'a, XdpContext> {
 }
 
 impl<'a> Linear<'a, TcContext> {
-    /// The linear part of an skb. Headers that a driver left in fragments are pulled in first, which changes where the
-    /// kernel keeps them, not what they say. It is a copy, sometimes of the whole head: payload is left where it is.
+    /// The linear part of an skb as it is. A driver may have left headers in fragments.
     #[inline(always)]
     pub(crate) fn of_skb(ctx: &'a TcContext) -> Self {
-        let wanted = ctx.len().min(HEADERS);
-        if ctx.data() + wanted as usize > ctx.data_end() && !holds_plain_tcp(&Self::of(ctx)) {
-            let _ = ctx.pull_data(wanted);
-        }
-        Self::of(ctx)
+        Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
     }
 
+    /// The linear part of an skb, with the headers in it: those that are in fragments are pulled in, which changes where the
+    /// kernel keeps them, not what they say. It is a copy, sometimes of the whole head: payload is left where it is.
     #[inline(always)]
-    fn of(ctx: &'a TcContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
+    pub(crate) fn of_skb_pulled(ctx: &'a TcContext) -> Self {
+        let wanted = ctx.len().min(HEADERS);
+        if ctx.data() + wanted as usize > ctx.data_end() && !holds_headers(&Self::of_skb(ctx)) {
+            let _ = ctx.pull_data(wanted);
+        }
+        Self::of_skb(ctx)
     }
 }
 
@@ -96,9 +97,47 @@ impl<C: Source> Linear<'_, C> {
     pub(crate) fn len(&self) -> usize {
         self.source.len()
     }
+
+    /// Whether the `len` bytes at `start` are there.
+    #[inline(always)]
+    fn holds(&self, start: usize, len: usize) -> bool {
+        let mut limit = start + len;
+        // LLVM turns `start + 1 > end` into `start >= end`, from which the verifier learns no range: a
+        // move that it cannot look through keeps the comparison as it is written.
+        // SAFETY: the register is moved to itself.
+        unsafe { asm!("{0} = {0}", inout(reg) limit) };
+        limit <= self.end
+    }
+}
+
+/// The first `N` bytes of a packet, which the verifier has seen to be there.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<const N: usize>(usize);
+
+impl<const N: usize> PacketHead for Head<N> {
+    #[inline(always)]
+    fn quad<const AT: usize>(&self) -> [u8; 4] {
+        const { assert!(AT + 4 <= N, "beyond the head") };
+        let value: u64;
+        // SAFETY: it lies in the head.
+        unsafe {
+            asm!(
+                "{0} = *(u32 *)({1} + {2})", out(reg) value, in(reg) self.0, const AT,
+                options(pure, readonly, nostack),
+            );
+        }
+        (value as u32).to_ne_bytes()
+    }
 }
 
 impl<C: Source> PacketBytes for Linear<'_, C> {
+    type Head<const N: usize> = Head<N>;
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<Head<N>> {
+        self.holds(self.start, N).then_some(Head(self.start))
+    }
+
     /// Copies them to the desk: `tcpfsm_segment` reads them there.
     #[inline(always)]
     fn options(&self, start: usize, len: usize) -> TcpOptions {
@@ -130,12 +169,7 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let start = self.start + offset;
-        let mut limit = start + N;
-        // LLVM turns `start + 1 > end` into `start >= end`, from which the verifier learns no range: a
-        // move that it cannot look through keeps the comparison as it is written.
-        // SAFETY: the register is moved to itself.
-        unsafe { asm!("{0} = {0}", inout(reg) limit) };
-        if limit > self.end {
+        if !self.holds(start, N) {
             return None;
         }
         // SAFETY: `start..start + N` lies in the packet.
@@ -211,6 +245,13 @@ impl OptionBytes {
 }
 
 impl PacketBytes for OptionBytes {
+    type Head<const N: usize> = [u8; N];
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<[u8; N]> {
+        self.0.first_chunk().copied()
+    }
+
     #[inline(always)]
     fn blur(&self, offset: usize, mask: usize) -> usize {
         core::hint::black_box(offset) & mask

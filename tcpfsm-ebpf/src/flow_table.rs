@@ -105,8 +105,8 @@ pub(crate) unsafe fn fetch(record: *const FlowRecord) {
     unsafe {
         asm!(
             "{shared} = *(u64 *)({record} + 0)",
-            "{low} = *(u64 *)({record} + 64)",
-            "{high} = *(u64 *)({record} + 128)",
+            "{low} = *(u32 *)({record} + 64)",
+            "{high} = *(u32 *)({record} + 128)",
             record = in(reg) record,
             shared = out(reg) shared,
             low = out(reg) low,

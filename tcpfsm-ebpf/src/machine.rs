@@ -234,7 +234,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             }
             *own = work.own;
         }
-        (*own).count(&work.segment, clock::coarse(counters));
+        (*own).count(work.segment.len, work.segment.ip_id, clock::coarse(counters));
         (*record).shared.verdict = work.event.after;
         let over = settled(record, work);
         match key.insert_embryo(&*record) {
@@ -294,7 +294,7 @@ extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters:
                     step(work, peer);
                     *own = work.own;
                 }
-                (*own).count(&work.segment, coarse);
+                (*own).count(work.segment.len, work.segment.ip_id, coarse);
             }
             let after = Verdict(work.event.after);
             if after.0 != before.0 || work.is_embryo() {

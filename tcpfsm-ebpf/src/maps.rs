@@ -80,3 +80,10 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 #[unsafe(no_mangle)]
 pub(crate) static CONFIG: Global<KernelConfig> =
     Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0 });
+
+/// [`KernelConfig::scope`] alone: the whole of it is three loads, and the short way needs one.
+#[inline(always)]
+pub(crate) fn scope() -> u32 {
+    // SAFETY: the configuration is the static's whole content; the loader may have written it.
+    unsafe { (&raw const (*(&raw const CONFIG).cast::<KernelConfig>()).scope).read_volatile() }
+}

@@ -1,11 +1,11 @@
 //! The TC entry points: egress, and ingress where XDP cannot be had.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use tcpfsm_common::abi::{Counters, Hook};
+use tcpfsm_common::abi::{Counters, FlowRecord, Hook};
 
 use crate::{
     bytes::Linear,
-    track::{self, Left, Sight},
+    track::{self, Course, Left, Sight},
 };
 
 /// `TCX_NEXT`: the next program decides. `TC_ACT_OK` would end other people's chains. On clsact the same
@@ -34,8 +34,18 @@ impl Sight for TcContext {
     }
 
     #[inline(always)]
-    fn linear(&self) -> Linear<'_, Self> {
+    fn beginning(&self) -> Linear<'_, Self> {
         Linear::of_skb(self)
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> Linear<'_, Self> {
+        Linear::of_skb_pulled(self)
+    }
+
+    #[inline(never)]
+    fn look(&self, counters: &mut Counters, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
+        track::look(self, counters, found, course)
     }
 
     #[inline(never)]

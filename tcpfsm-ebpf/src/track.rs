@@ -1,7 +1,7 @@
-//! One packet: parse, find its flow, and take the short way if its flow is settled.
+//! One packet: the short way if it is plain and its flow is settled, and otherwise parse, find its flow, and put it on the
+//! desk for the [`machine`].
 //!
-//! Everything else is put on the desk for the [`machine`]. What is here knows packet memory, what is there does
-//! not: so the verifier follows each of them on its own.
+//! What is here knows packet memory, what is there does not: so the verifier follows each of them on its own.
 
 use core::ptr::null_mut;
 
@@ -10,12 +10,12 @@ use aya_log_ebpf::debug;
 use tcpfsm_common::{
     abi::{Counters, FlowRecord, Hook, Outcome},
     flow::{End, Endpoints4, Endpoints6},
-    fsm::observe_settled,
+    fsm::observe_acknowledgment,
     packet::{
-        IcmpError, Ipv4, Network, PacketBytes, Skip, Transport, parse_ether, parse_icmp4, parse_icmp6,
-        parse_ipv4, parse_ipv6, parse_ports, parse_tcp,
+        IcmpError, Ipv4, Network, PacketBytes, Plain, PlainOptions, Skip, Transport, parse_ether,
+        parse_icmp4, parse_icmp6, parse_ipv4, parse_ipv6, parse_ports, parse_tcp, plain4, plain6,
     },
-    segment::Segment,
+    segment::{Acknowledgment, Segment},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     clock,
     flow_table::{self, Key, halves},
     machine::{tcpfsm_icmp, tcpfsm_segment},
-    maps::CONFIG,
+    maps::scope,
     stats,
     work::Work,
 };
@@ -41,27 +41,117 @@ pub(crate) type Left = usize;
 const SEGMENT: Left = 16;
 /// An ICMP error is on the desk.
 const ICMP: Left = 17;
+/// An IPv6 header begins at so many bytes more than this.
+const IPV6: Left = 32;
+
+/// A packet on the long way.
+pub(crate) struct Course {
+    hook: Hook,
+    /// Whether the flow map was asked for the packet's flow: 1 if so. A whole word, or the verifier would not know.
+    sought: u64,
+    left: Left,
+}
 
 /// A program's context: what it sees of one packet.
 pub(crate) trait Sight: EbpfContext + Source + Sized {
     /// The interface.
     fn ifindex(&self) -> u32;
 
-    /// The packet's first bytes.
+    /// What lies in one piece at the packet's beginning.
+    fn beginning(&self) -> Linear<'_, Self>;
+
+    /// The same with all headers in it.
     fn linear(&self) -> Linear<'_, Self>;
 
-    /// [`packet6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
+    /// [`look`] in a function of its own: so the short way has the registers for itself.
+    fn look(&self, counters: &mut Counters, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord;
+
+    /// [`look6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
     fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left;
 }
 
 /// Counts one packet, and tracks it if it is TCP.
-///
-/// IPv4 is looked at here: on many machines each return from a function costs a tenth of a look-up.
 #[inline(always)]
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
-    let Some(counters) = stats::counters() else { return };
-    let (left, record) = look(ctx, hook, counters);
-    let outcome = match left {
+    if let Some(counters) = stats::counters()
+        && let Some(sought) = short_way(ctx, hook, counters)
+    {
+        long_way(ctx, hook, counters, sought);
+    }
+}
+
+/// What the short way leaves to the long one: the record of the packet's flow, null where there is none, if it was looked
+/// for.
+type Sought = Option<*mut FlowRecord>;
+
+/// A plain packet of a settled flow: nearly all are. Gives `None` where that was all there is to do.
+///
+/// It stands in the entry point: on many machines each return from a function costs a tenth of a look-up.
+#[inline(always)]
+fn short_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Option<Sought> {
+    let bytes = ctx.beginning();
+    if let Some(packet) = plain4(&bytes) {
+        return match packet {
+            PlainOptions::Stamped(packet) => plain(&packet, hook, counters).map(Some),
+            PlainOptions::Bare(packet) => plain(&packet, hook, counters).map(Some),
+        };
+    }
+    // The long way looks for a record of IPv6 anew: see `look6`.
+    match plain6(&bytes) {
+        Some(PlainOptions::Stamped(packet)) => plain(&packet, hook, counters).map(|_| None),
+        Some(PlainOptions::Bare(packet)) => plain(&packet, hook, counters).map(|_| None),
+        None => Some(None),
+    }
+}
+
+/// The short way of a plain packet: gives the record of its flow, null where there is none, if there is more to do.
+#[inline(always)]
+fn plain<P: Plain<Key: Key>>(packet: &P, hook: Hook, counters: &mut Counters) -> Option<*mut FlowRecord> {
+    let (key, sender) = packet.key(scope());
+    let Some(record) = key.find_flow() else { return Some(null_mut()) };
+    // Two copies of one text, each of which knows when it is compiled where the two halves are.
+    let is_settled = match sender {
+        End::Low => take(record, End::Low, packet, counters),
+        End::High => take(record, End::High, packet, counters),
+    };
+    if !is_settled {
+        return Some(record);
+    }
+    stats::packet(counters, hook, Outcome::Tracked as usize);
+    None
+}
+
+/// Takes a segment of a settled flow; says whether it is one.
+#[inline(always)]
+fn take<A: Acknowledgment>(
+    record: *mut FlowRecord,
+    sender: End,
+    segment: &A,
+    counters: &mut Counters,
+) -> bool {
+    // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
+    unsafe {
+        let (own, peer) = halves(record, sender);
+        let is_settled =
+            observe_acknowledgment(flow_table::verdict(record), sender, &mut *own, &*peer, segment);
+        if is_settled {
+            (*own).count(segment.payload_len(), segment.ip_id(), clock::coarse(counters));
+        }
+        is_settled
+    }
+}
+
+/// Any packet: reads it whatever it is, and has it worked.
+#[inline(always)]
+fn long_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Sought) {
+    let mut course = Course { hook, sought: sought.is_some().into(), left: 0 };
+    let mut record = ctx.look(counters, sought.unwrap_or(null_mut()), &mut course);
+    if course.left >= IPV6 {
+        // A record does not come out of this function: it is looked for again.
+        course.left = ctx.look6(counters, course.left - IPV6, hook);
+        record = null_mut();
+    }
+    let outcome = match course.left {
         SEGMENT => {
             let Some(work) = Work::desk() else { return };
             tcpfsm_segment(work, record, counters);
@@ -82,19 +172,24 @@ pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     stats::packet(counters, hook, outcome);
 }
 
-/// Looks at a packet; gives the record of its flow too, null where there is none.
+/// Looks at a packet; gives the record of its flow, null where there is none.
 #[inline(always)]
-fn look<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> (Left, *mut FlowRecord) {
+pub(crate) fn look<C: Sight>(
+    ctx: &C,
+    counters: &mut Counters,
+    found: *mut FlowRecord,
+    course: &mut Course,
+) -> *mut FlowRecord {
     let bytes = ctx.linear();
-    match parse_ether(&bytes) {
-        Ok((Network::Ipv4, offset)) => {
-            let meta = Meta { hook, ifindex: || ctx.ifindex() };
-            packet4(&bytes, offset, &meta, counters).unwrap_or_else(|skip| (skipped(skip), null_mut()))
-        }
-        // A record does not come out of a function: it is looked for again.
-        Ok((Network::Ipv6, offset)) => (ctx.look6(counters, offset, hook), null_mut()),
-        Err(skip) => (skipped(skip), null_mut()),
-    }
+    let meta = Meta { hook: course.hook, ifindex: || ctx.ifindex() };
+    let looked = match parse_ether(&bytes) {
+        Ok((Network::Ipv4, offset)) => packet4(&bytes, offset, &meta, counters, course.sought, found),
+        Ok((Network::Ipv6, offset)) => Ok((IPV6 + offset, null_mut())),
+        Err(skip) => Err(skip),
+    };
+    let (left, record) = looked.unwrap_or_else(|skip| (skipped(skip), null_mut()));
+    course.left = left;
+    record
 }
 
 /// Looks at an IPv6 packet.
@@ -103,7 +198,7 @@ pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, h
     let bytes = ctx.linear();
     let offset = bytes.blur(offset, 0x3f);
     let meta = Meta { hook, ifindex: || ctx.ifindex() };
-    packet6(&bytes, offset, &meta, counters).map_or_else(skipped, |(left, _)| left)
+    packet6(&bytes, offset, &meta, counters, 0, null_mut()).map_or_else(skipped, |(left, _)| left)
 }
 
 /// The counter of a skip: they come after the outcomes.
@@ -111,6 +206,9 @@ pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, h
 fn skipped(skip: Skip) -> Left {
     Outcome::ALL.len() + skip as usize
 }
+
+/// What came of a packet, and the record of its flow.
+type Looked = Result<(Left, *mut FlowRecord), Skip>;
 
 /// The endpoints first, and the segment once its flow is looked up: registers are few, and what is read before the
 /// look-up must be kept across it.
@@ -122,25 +220,30 @@ macro_rules! packet {
             offset: usize,
             meta: &Meta<I>,
             counters: &mut Counters,
-        ) -> Result<(Left, *mut FlowRecord), Skip> {
+            sought: u64,
+            found: *mut FlowRecord,
+        ) -> Looked {
             let ip = $ip(bytes, offset, || bytes.len())?;
             match ip.transport {
                 Transport::Tcp => {
                     let (src_port, dst_port) = parse_ports(bytes, ip.payload)?;
                     let ends = $ends { src: ip.src, dst: ip.dst, src_port, dst_port };
-                    let (key, sender) = ends.key(CONFIG.load().scope);
-                    let found = key.find_flow();
-                    if let Some(record) = found {
-                        // SAFETY: the map gave the element.
-                        unsafe { flow_table::fetch(record) };
-                    }
+                    let (key, sender) = ends.key(scope());
+                    let found = if sought != 0 { (!found.is_null()).then_some(found) } else { find(&key) };
                     let (_, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, $first_fragment(&ip))?;
                     let segment = Segment { ip_id: $id(&ip), ..segment };
-                    Ok(segment_of(&key, sender, found, &segment, meta, counters))
+                    if sought == 0
+                        && let Some(record) = found
+                        && segment.is_acknowledgment()
+                        && take(record, sender, &segment, counters)
+                    {
+                        return Ok((Outcome::Tracked as usize, null_mut()));
+                    }
+                    Ok(put_down(&key, sender, found, &segment, meta))
                 }
                 Transport::Icmp => {
                     let (ends, error) = $icmp(bytes, ip.payload)?;
-                    let (key, quoted) = ends.key(CONFIG.load().scope);
+                    let (key, quoted) = ends.key(scope());
                     Ok((icmp(&key, quoted, &error, meta), null_mut()))
                 }
             }
@@ -151,25 +254,24 @@ macro_rules! packet {
 packet!(packet4, parse_ipv4, parse_icmp4, Endpoints4, |ip: &Ipv4| ip.first_fragment, |ip: &Ipv4| ip.id);
 packet!(packet6, parse_ipv6, parse_icmp6, Endpoints6, |_| false, |_| 0);
 
+/// The record of a flow in the flow map, which is asked of memory at once.
 #[inline(always)]
-fn segment_of<K: Key, I: Fn() -> u32>(
+fn find<K: Key>(key: &K) -> Option<*mut FlowRecord> {
+    let record = key.find_flow()?;
+    // SAFETY: the map gave the element.
+    unsafe { flow_table::fetch(record) };
+    Some(record)
+}
+
+/// Puts a segment on the desk.
+#[inline(always)]
+fn put_down<K: Key, I: Fn() -> u32>(
     key: &K,
     sender: End,
     found: Option<*mut FlowRecord>,
     segment: &Segment,
     meta: &Meta<I>,
-    counters: &mut Counters,
 ) -> (Left, *mut FlowRecord) {
-    if let Some(record) = found {
-        // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
-        unsafe {
-            let (own, peer) = halves(record, sender);
-            if observe_settled(flow_table::verdict(record), sender, &mut *own, &*peer, segment) {
-                (*own).count(segment, clock::coarse(counters));
-                return (Outcome::Tracked as usize, null_mut());
-            }
-        }
-    }
     // So soon after the other map's look-up both wait for memory at the same time.
     let (record, map) = match found {
         Some(record) => (record, K::FLOWS),

@@ -1,11 +1,11 @@
 //! The XDP entry point, for ingress.
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use tcpfsm_common::abi::{Counters, Hook};
+use tcpfsm_common::abi::{Counters, FlowRecord, Hook};
 
 use crate::{
     bytes::Linear,
-    track::{self, Left, Sight},
+    track::{self, Course, Left, Sight},
 };
 
 /// Watches ingress and passes every packet on.
@@ -22,8 +22,18 @@ impl Sight for XdpContext {
     }
 
     #[inline(always)]
+    fn beginning(&self) -> Linear<'_, Self> {
+        Linear::of_xdp(self)
+    }
+
+    #[inline(always)]
     fn linear(&self) -> Linear<'_, Self> {
         Linear::of_xdp(self)
+    }
+
+    #[inline(never)]
+    fn look(&self, counters: &mut Counters, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
+        track::look(self, counters, found, course)
     }
 
     #[inline(never)]

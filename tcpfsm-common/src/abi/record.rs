@@ -15,7 +15,9 @@
 //! every part is a cache line of its own, so that two CPUs that carry one flow's two directions share no
 //! line that either of them writes for an ordinary segment.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use core::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute_ref};
 
 use super::Hook;
 use crate::{flow::End, seq::SeqNum};
@@ -91,6 +93,28 @@ impl Evidence {
     #[must_use]
     pub const fn has(&self, mask: u16) -> bool {
         self.flags & mask == mask
+    }
+
+    /// Whether this end was seen in this generation and offered a window, the bits in `needed` are set, and none of those in
+    /// `noisy`: in one comparison, since nearly every segment asks it of both ends.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_quiet(&self, generation: u8, needed: u16, noisy: u16) -> bool {
+        const WORD: usize = offset_of!(Evidence, flags) / 4;
+        const _: () = assert!(
+            offset_of!(Evidence, flags) == WORD * 4 && offset_of!(Evidence, generation) == WORD * 4 + 3
+        );
+        let words: &[u32; 16] = transmute_ref!(self);
+        let needed = needed | Self::SEEN | Self::EDGE;
+        let mask = u32::from(needed | noisy) | 0xff << 24;
+        u32::from_le(words[WORD]) & mask == u32::from(needed) | u32::from(generation) << 24
+    }
+
+    /// Whether a timestamp is older than the last one that the receiver took (PAWS).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_past(&self, tsval: u32) -> bool {
+        self.has(Self::TIMESTAMPS) && tsval.wrapping_sub(self.tsval).cast_signed() < 0
     }
 
     /// How many times running this end sent something that did not fit what was seen so far.

@@ -10,6 +10,17 @@ use crate::{
 /// The scale assumed where no SYN was seen: the largest, so that nothing in the window is refused.
 const UNKNOWN_SCALE: u8 = 14;
 
+/// What a segment says that is the next one in order.
+pub(super) struct Next {
+    pub(super) seq: SeqNum,
+    /// `seq`, and what the segment takes of sequence space.
+    pub(super) end: SeqNum,
+    pub(super) ack: SeqNum,
+    /// The right edge of the window that it offers.
+    pub(super) edge: SeqNum,
+    pub(super) tsval: Option<u32>,
+}
+
 impl Evidence {
     /// Begins a generation with a SYN, a SYN-ACK, or, for a pickup, whatever came first.
     #[inline(always)]
@@ -88,10 +99,16 @@ impl Evidence {
 
     /// Counts a segment of this end, whatever it said.
     #[inline(always)]
-    pub fn count(&mut self, segment: &Segment, now: u64) {
+    pub fn count(&mut self, len: u32, ip_id: u16, now: u64) {
         self.packets = self.packets.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(u64::from(segment.len));
-        self.stamp = now & !0xffff | u64::from(segment.ip_id);
+        self.bytes = self.bytes.wrapping_add(u64::from(len));
+        self.stamp = now & !0xffff | u64::from(ip_id);
+    }
+
+    /// The right edge of the window that an acknowledgment of this end offers.
+    #[inline(always)]
+    pub(super) fn edge_of(&self, ack: SeqNum, window: u16, peer: &Self) -> SeqNum {
+        ack.plus(u32::from(window) << self.window_shift(peer))
     }
 
     /// The shift of this end's window: both ends must have offered one (RFC 7323 §2.2).
@@ -179,24 +196,25 @@ impl Evidence {
     /// Takes a segment into account that is the next one in order, acknowledges no less than the one before, and like that
     /// offers a window; a FIN but for its flag. Where nothing is odd, [`Self::accept`] does the same.
     #[inline(always)]
-    pub(super) fn accept_orderly(&mut self, segment: &Segment, peer: &Self) {
-        let end = segment.end_seq();
-        if segment.seq != end {
+    pub(super) fn accept_orderly(&mut self, next: &Next, peer: &Self) {
+        let Next { seq, end, ack, edge, tsval } = *next;
+        if seq != end {
             self.nxt = end;
             self.contig = end;
             // A range beyond a hole is past now, if there was one.
             self.ooo_start = self.ooo_end;
         }
-        let edge = segment.ack.plus(u32::from(segment.window) << self.window_shift(peer));
-        self.ack = segment.ack;
-        self.last_ack = segment.ack;
+        self.ack = ack;
+        self.last_ack = ack;
         self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
         self.flags |= Self::EDGE;
-        if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-            && (!self.has(Self::TIMESTAMPS) || !segment.seq.after(peer.ack))
-        {
-            self.tsval = segment.options.tsval;
-            self.flags |= Self::TIMESTAMPS;
+        if let Some(tsval) = tsval {
+            if !self.has(Self::TIMESTAMPS) {
+                self.tsval = tsval;
+                self.flags |= Self::TIMESTAMPS;
+            } else if !seq.after(peer.ack) {
+                self.tsval = tsval;
+            }
         }
     }
 

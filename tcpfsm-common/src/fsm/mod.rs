@@ -38,8 +38,9 @@ pub use desk::{Desk, PlainDesk};
 pub use orderly::{observe_first_syn, observe_orderly};
 pub use state::{State, UnknownState};
 pub use step::{
-    Change, Config, Step, advance, is_duplicate_view, observe, observe_ack, observe_icmp, observe_invalid,
-    observe_itself, observe_reset, observe_settled, observe_syn, observe_syn_ack, settle,
+    Change, Config, Step, advance, is_duplicate_view, observe, observe_ack, observe_acknowledgment,
+    observe_icmp, observe_invalid, observe_itself, observe_reset, observe_settled, observe_syn,
+    observe_syn_ack, settle,
 };
 pub use timeout::{DEFAULT_STUCK_SECONDS, DEFAULT_TIMEOUT_SECONDS, Expiry, expire};
 pub use transition::{Event, after, next};

@@ -3,16 +3,16 @@
 use super::{
     Event, State,
     desk::{Desk, PlainDesk},
+    evidence::Next,
     orderly::observe_orderly,
     track::Track,
-    window::fails_paws,
 };
 use crate::{
     abi::{CloseReason, Evidence, FlowRecord, KernelConfig, Shared, Verdict},
     fact::{Fact, Facts},
     flow::End,
     packet::{IcmpError, Unreachable},
-    segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
+    segment::{Acknowledgment, Segment, SegmentKind, TcpFlags, TcpOptions},
 };
 
 /// What the host is known to do.
@@ -84,33 +84,52 @@ pub fn observe_settled(
     peer: &Evidence,
     segment: &Segment,
 ) -> bool {
-    const QUIET: u16 = Evidence::SEEN | Evidence::EDGE;
+    segment.is_acknowledgment() && observe_acknowledgment(verdict, sender, own, peer, segment)
+}
+
+/// [`observe_settled`] for what is known to be an ACK and nothing else.
+//
+// Registers are few: each number is asked for where it is compared, and what the flags are needed for comes first.
+#[inline(always)]
+#[must_use]
+pub fn observe_acknowledgment<A: Acknowledgment>(
+    verdict: Verdict,
+    sender: End,
+    own: &mut Evidence,
+    peer: &Evidence,
+    segment: &A,
+) -> bool {
     const NOISY: u16 =
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
-    // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
-    let acked = segment.ack.since(own.ack).cast_unsigned();
-    let unacked = peer.nxt.since(own.ack);
+    let generation = verdict.generation() as u8;
+    let tsval = segment.tsval();
+    let stamped = if tsval.is_some() { Evidence::TIMESTAMPS } else { 0 };
     if !verdict.is_settled_for(sender)
-        || !matches!(segment.flags.kind(), SegmentKind::Ack)
-        || own.flags & (QUIET | NOISY) != QUIET
-        || own.generation != peer.generation
-        || own.generation != verdict.generation() as u8
-        || segment.seq != own.nxt
-        || own.contig != own.nxt
-        || unacked < 0
-        || acked > unacked.cast_unsigned()
-        || peer.flags & (QUIET | Evidence::FIN) != QUIET
-        || segment.seq.after(peer.edge)
-        || segment.seq.before(peer.ack)
-        || segment.window == 0
-        || fails_paws(own, segment)
-        || segment.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
-        || (segment.len == 0 && acked == 0 && unacked != 0)
-        || (segment.ip_id != 0 && segment.ip_id == own.last_ip_id())
+        || !own.is_quiet(generation, stamped, NOISY)
+        || !peer.is_quiet(generation, 0, Evidence::FIN)
+        || tsval.is_some_and(|tsval| own.is_past(tsval))
+        || segment.window() == 0
     {
         return false;
     }
-    own.accept_orderly(segment, peer);
+    let ack = segment.ack();
+    let edge = own.edge_of(ack, segment.window(), peer);
+    let seq = segment.seq();
+    if seq != own.nxt || own.contig != own.nxt || seq.after(peer.edge) || seq.before(peer.ack) {
+        return false;
+    }
+    // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
+    let acked = ack.since(own.ack).cast_unsigned();
+    let unacked = peer.nxt.since(own.ack);
+    let len = segment.payload_len();
+    if unacked < 0
+        || acked > unacked.cast_unsigned()
+        || (len == 0 && acked == 0 && unacked != 0)
+        || (segment.ip_id() != 0 && segment.ip_id() == own.last_ip_id())
+    {
+        return false;
+    }
+    own.accept_orderly(&Next { seq, end: seq.plus(len), ack, edge, tsval: segment.tsval() }, peer);
     true
 }
 
@@ -252,7 +271,7 @@ pub fn advance(
         observe(&PlainDesk::default(), before, sender, own, peer, segment, config)
     };
     if !step.facts.has(Fact::DuplicateView) {
-        own.count(segment, now);
+        own.count(segment.len, segment.ip_id, now);
     }
     shared.verdict = step.verdict.0;
     let change = if step.verdict.0 == before.0 && step.facts.is_empty() {

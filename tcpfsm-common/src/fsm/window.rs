@@ -65,9 +65,7 @@ pub(super) const fn check_ack(sender: &Evidence, receiver: &Evidence, ack: SeqNu
 /// Whether a timestamp is older than the last one that the receiver took (PAWS).
 #[inline(always)]
 pub(super) const fn fails_paws(sender: &Evidence, segment: &Segment) -> bool {
-    segment.options.has(TcpOptions::HAS_TIMESTAMPS)
-        && sender.has(Evidence::TIMESTAMPS)
-        && segment.options.tsval.wrapping_sub(sender.tsval).cast_signed() < 0
+    segment.options.has(TcpOptions::HAS_TIMESTAMPS) && sender.is_past(segment.options.tsval)
 }
 
 /// Whether a timestamp is newer than the last one that the receiver took.

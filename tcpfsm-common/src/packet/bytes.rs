@@ -8,6 +8,12 @@ use crate::segment::TcpOptions;
 /// In the kernel an implementation must prove every access to the verifier; a fixed-size read that either
 /// succeeds or says `None` is all the parser ever needs.
 pub trait PacketBytes {
+    /// The first `N` bytes.
+    type Head<const N: usize>: PacketHead;
+
+    /// The first `N` bytes, or `None` where the packet ends before: one check for all that is read of them.
+    fn head<const N: usize>(&self) -> Option<Self::Head<N>>;
+
     /// The `N` bytes at `offset`, or `None` where the packet ends before.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
@@ -50,13 +56,39 @@ pub trait PacketBytes {
     }
 }
 
+/// The beginning of a packet, known to be there.
+pub trait PacketHead: Copy {
+    /// The four bytes at `AT`, which must lie in it: it does not compile otherwise.
+    fn quad<const AT: usize>(&self) -> [u8; 4];
+}
+
+impl<const N: usize> PacketHead for [u8; N] {
+    #[inline(always)]
+    fn quad<const AT: usize>(&self) -> [u8; 4] {
+        const { assert!(AT + 4 <= N, "beyond the head") };
+        [self[AT], self[AT + 1], self[AT + 2], self[AT + 3]]
+    }
+}
+
 impl PacketBytes for [u8] {
+    type Head<const N: usize> = [u8; N];
+
+    fn head<const N: usize>(&self) -> Option<[u8; N]> {
+        self.first_chunk().copied()
+    }
+
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..)?.first_chunk().copied()
     }
 }
 
 impl PacketBytes for &[u8] {
+    type Head<const N: usize> = [u8; N];
+
+    fn head<const N: usize>(&self) -> Option<[u8; N]> {
+        (**self).head()
+    }
+
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         (**self).read(offset)
     }

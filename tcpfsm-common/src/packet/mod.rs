@@ -9,16 +9,16 @@ mod ether;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod plain;
 mod tcp;
 
-pub use bytes::PacketBytes;
+pub use bytes::{PacketBytes, PacketHead};
 pub use ether::{MAX_VLAN_TAGS, Network, parse_ether, parse_raw_ip};
 pub use icmp::{IcmpError, Unreachable, parse_icmp4, parse_icmp6};
 pub use ipv4::{Ipv4, parse_ipv4};
 pub use ipv6::{Ipv6, MAX_EXTENSION_HEADERS, parse_ipv6};
+pub use plain::{Plain, PlainOptions, holds_headers, plain4, plain6};
 pub use tcp::{MAX_OPTIONS, parse_ports, parse_tcp, walk_options};
-
-use network_types::{eth::EthHdr, ip::IpProto};
 
 use crate::{
     flow::{Endpoints4, Endpoints6},
@@ -97,23 +97,6 @@ pub enum Parsed {
     V4(Packet<Endpoints4>),
     /// IPv6.
     V6(Packet<Endpoints6>),
-}
-
-/// Whether the bytes hold all that is parsed of the most usual packets: Ethernet without tags, IPv4 without options or
-/// IPv6 without extension headers, TCP. Options are not asked for: they are read wherever they are.
-///
-/// For a source that has only the beginning at hand, and gets the rest at a price.
-#[inline(always)]
-pub fn holds_plain_tcp<B: PacketBytes>(bytes: &B) -> bool {
-    const ETHER: usize = EthHdr::LEN;
-    const TCP: [u8; 1] = [IpProto::Tcp as u8];
-    match bytes.read(ETHER - 2) {
-        Some([0x08, 0x00, 0x45]) => {
-            bytes.read(ETHER + 9) == Some(TCP) && bytes.read::<20>(ETHER + 20).is_some()
-        }
-        Some([0x86, 0xdd, _]) => bytes.read(ETHER + 6) == Some(TCP) && bytes.read::<20>(ETHER + 40).is_some(),
-        Some(_) | None => false,
-    }
 }
 
 /// Parses a packet from its network header on.

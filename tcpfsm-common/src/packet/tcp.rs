@@ -19,7 +19,10 @@ const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 
 /// What Linux puts before the timestamps of every segment that is not a SYN: NOP, NOP, kind 8, length 10.
-const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
+pub(super) const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
+
+/// How long they are with that.
+pub(super) const STAMPED_LEN: usize = 12;
 
 /// The largest shift that counts (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
@@ -75,8 +78,8 @@ pub fn parse_tcp<B: PacketBytes>(
 #[inline(always)]
 fn parse_options<B: PacketBytes>(bytes: &B, start: usize, len: usize) -> TcpOptions {
     // Nearly every segment of a Linux connection: one comparison instead of a walk.
-    if len == 12
-        && let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = bytes.read::<12>(start)
+    if len == STAMPED_LEN
+        && let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = bytes.read::<STAMPED_LEN>(start)
         && u32::from_be_bytes([a, b, c, d]) == ALIGNED_TIMESTAMPS
     {
         return TcpOptions {

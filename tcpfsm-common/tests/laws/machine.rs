@@ -208,7 +208,7 @@ proptest! {
         prop_assert!(step.facts.has(Fact::BadFlags));
         // It is counted, that is all.
         let mut counted = record;
-        counted.sent[sender as usize].count(&segment, 0);
+        counted.sent[sender as usize].count(segment.len, segment.ip_id, 0);
         prop_assert_eq!(after.sent, counted.sent);
     }
 }

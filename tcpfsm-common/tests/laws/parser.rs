@@ -2,12 +2,12 @@
 
 use proptest::prelude::*;
 use tcpfsm_common::{
-    flow::{Endpoints4, Endpoints6},
+    flow::{End, Endpoints4, Endpoints6},
     packet::{
-        MAX_EXTENSION_HEADERS, MAX_OPTIONS, Network, Packet, Parsed, Skip, holds_plain_tcp, parse_ether,
-        parse_network,
+        MAX_EXTENSION_HEADERS, MAX_OPTIONS, Network, Packet, Parsed, Plain, PlainOptions, Skip,
+        holds_headers, parse_ether, parse_network, plain4, plain6,
     },
-    segment::{Segment, TcpFlags, TcpOptions},
+    segment::{Acknowledgment, Segment, TcpFlags, TcpOptions},
     seq::SeqNum,
 };
 
@@ -341,7 +341,7 @@ proptest! {
             Ip::V4 { options, .. } => options.is_empty(),
             Ip::V6 { extensions, .. } => extensions.is_empty(),
         };
-        prop_assert_eq!(holds_plain_tcp(&&frame[..cut]), plain && cut >= options);
+        prop_assert_eq!(holds_headers(&&frame[..cut]), plain && cut >= options);
         if cut >= headers {
             prop_assert_eq!(parsed, Ok(plan.expected()));
         } else if cut < options {
@@ -350,6 +350,32 @@ proptest! {
             let Ok(parsed) = parsed else { return Err(TestCaseError::fail(format!("{parsed:?}"))) };
             prop_assert_eq!(without_options(parsed), without_options(plan.expected()));
         }
+    }
+
+    /// A plain packet is taken for one, whole or cut off behind its headers.
+    #[test]
+    fn plain_packets_are_plain(plan in Plan::plain(), cut in any::<prop::sample::Index>()) {
+        let (frame, headers) = plan.build();
+        let cut = headers + cut.index(frame.len() + 1 - headers);
+        prop_assert!(is_plain(&frame[..cut]), "{:x?}", frame);
+        agree(&frame[..cut])?;
+    }
+
+    /// Whatever is taken for a plain packet, the parser reads alike.
+    #[test]
+    fn plain_packets_are_what_the_parser_reads(
+        plan in prop_oneof![4 => Plan::plain(), 1 => Plan::strategy()],
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (mut frame, headers) = plan.build();
+        for (at, byte) in changes {
+            frame[at.index(headers)] = byte;
+        }
+        if let Some(cut) = cut {
+            frame.truncate(cut.index(frame.len() + 1));
+        }
+        agree(&frame)?;
     }
 
     /// Two extension headers too many are refused, not guessed at.
@@ -396,7 +422,75 @@ proptest! {
     }
 }
 
+fn is_plain(frame: &[u8]) -> bool {
+    plain4(&frame).is_some() || plain6(&frame).is_some()
+}
+
+/// What a plain packet says is what the parser reads, if it is taken for one.
+fn agree(frame: &[u8]) -> Result<(), TestCaseError> {
+    let parsed = parse(frame, frame.len());
+    if let Some(packet) = plain4(&frame) {
+        let Ok(Parsed::V4(Packet::Tcp(ends, segment))) = parsed else {
+            return Err(TestCaseError::fail(format!("{parsed:?}")));
+        };
+        match packet {
+            PlainOptions::Bare(packet) => says(&packet, &segment, ends.key(7))?,
+            PlainOptions::Stamped(packet) => says(&packet, &segment, ends.key(7))?,
+        }
+    }
+    if let Some(packet) = plain6(&frame) {
+        let Ok(Parsed::V6(Packet::Tcp(ends, segment))) = parsed else {
+            return Err(TestCaseError::fail(format!("{parsed:?}")));
+        };
+        match packet {
+            PlainOptions::Bare(packet) => says(&packet, &segment, ends.key(7))?,
+            PlainOptions::Stamped(packet) => says(&packet, &segment, ends.key(7))?,
+        }
+    }
+    Ok(())
+}
+
+fn says<P: Plain<Key: PartialEq + core::fmt::Debug>>(
+    packet: &P,
+    segment: &Segment,
+    key: (P::Key, End),
+) -> Result<(), TestCaseError> {
+    fn all<A: Acknowledgment>(of: &A) -> (SeqNum, SeqNum, u16, Option<u32>, u32, u16) {
+        (of.seq(), of.ack(), of.window(), of.tsval(), of.payload_len(), of.ip_id())
+    }
+    prop_assert!(segment.is_acknowledgment(), "{:?}", segment);
+    prop_assert_eq!(packet.key(7), key);
+    prop_assert_eq!(all(packet), all(segment));
+    Ok(())
+}
+
 impl Plan {
+    /// A plain packet: an ACK in one piece, with the options of Linux or none.
+    fn plain() -> impl Strategy<Value = Self> {
+        let others = TcpFlags::PSH | TcpFlags::URG | TcpFlags::ECE | TcpFlags::CWR | TcpFlags::AE;
+        (Self::strategy(), any::<bool>(), any::<(u32, u32)>()).prop_map(move |(mut plan, stamped, stamps)| {
+            plan.tags.clear();
+            match &mut plan.ip {
+                Ip::V4 { options, more_fragments, length_zero, .. } => {
+                    options.clear();
+                    (*more_fragments, *length_zero) = (false, false);
+                }
+                Ip::V6 { extensions, length_zero, .. } => {
+                    extensions.clear();
+                    *length_zero = false;
+                }
+            }
+            plan.segment.flags.0 = plan.segment.flags.0 & others | TcpFlags::ACK;
+            plan.segment.options = TcpOptions::default();
+            plan.options.clear();
+            if stamped {
+                plan.options = vec![Choice::Nop, Choice::Nop, Choice::Timestamps(stamps.0, stamps.1)];
+            }
+            plan.make_fit();
+            plan
+        })
+    }
+
     fn options_len(&self) -> usize {
         self.options.iter().map(|option| option.bytes().len()).sum::<usize>().next_multiple_of(4)
     }

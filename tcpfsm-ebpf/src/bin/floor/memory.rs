@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-macro_rules! access {
-    ($load:ident, $store:ident, $size:literal) => {
+macro_rules! load {
+    ($load:ident, $size:literal) => {
         /// Loads from `base + AT`, as it lies there.
         ///
         /// # Safety
@@ -21,25 +21,25 @@ macro_rules! access {
             }
             value
         }
-
-        /// Stores at `base + AT`.
-        ///
-        /// # Safety
-        /// The verifier must know that the address is writable.
-        #[inline(always)]
-        pub(crate) unsafe fn $store<const AT: usize>(base: usize, value: u64) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                asm!(
-                    concat!("*(", $size, " *)({base} + {at}) = {value}"),
-                    value = in(reg) value, base = in(reg) base, at = const AT,
-                    options(nostack),
-                );
-            }
-        }
     };
 }
 
-access!(load8, store8, "u8");
-access!(load16, store16, "u16");
-access!(load32, store32, "u32");
+load!(load8, "u8");
+load!(load16, "u16");
+load!(load32, "u32");
+
+/// Stores at `base + AT`.
+///
+/// # Safety
+/// The verifier must know that the address is writable.
+#[inline(always)]
+pub(crate) unsafe fn store32<const AT: usize>(base: usize, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "*(u32 *)({base} + {at}) = {value}",
+            value = in(reg) value, base = in(reg) base, at = const AT,
+            options(nostack),
+        );
+    }
+}

@@ -2,9 +2,13 @@
 
 use crate::{
     maps::PLAN,
-    memory::{store8, store16, store32},
+    memory::{load8, store32},
     plan::{CLIENT_PORTS, CLIENTS, Plan, SERVER, SERVER_PORT, STEPS, Step},
 };
+
+/// Of an IPv6 header.
+const TCP: u64 = 6;
+const HOPS: u64 = 64;
 
 /// Writes the next packet into a frame whose IPv4 header is at `AT`.
 #[inline(always)]
@@ -19,8 +23,7 @@ pub(crate) fn vary4<const AT: usize>(data: usize, end: usize) {
     let (src, dst) = if step.reverse == 0 { (client, server) } else { (server, client) };
     // SAFETY: the check above covers every store.
     unsafe {
-        store16::<2>(ip, be16(step.len));
-        store16::<4>(ip, be16(id));
+        store32::<2>(ip, be16(step.len) | be16(id) << 16);
         store32::<12>(ip, src);
         store32::<16>(ip, dst);
     }
@@ -40,7 +43,7 @@ pub(crate) fn vary6<const AT: usize>(data: usize, end: usize) {
     let (src, dst) = if step.reverse == 0 { (client, server) } else { (server, client) };
     // SAFETY: the check above covers every store.
     unsafe {
-        store16::<4>(ip, be16(step.len));
+        store32::<4>(ip, be16(step.len) | TCP << 16 | HOPS << 24);
         // All in one network: 2001:db8::/96.
         store32::<20>(ip, src);
         store32::<36>(ip, dst);
@@ -99,12 +102,11 @@ fn tcp(tcp: usize, flow: u32, turn: u32, step: &Step) {
     let ack = step.ack.wrapping_add(turn.wrapping_mul(step.ack_turn));
     // SAFETY: the callers' checks cover the TCP header.
     unsafe {
-        store16::<0>(tcp, src);
-        store16::<2>(tcp, dst);
+        store32::<0>(tcp, src | dst << 16);
         store32::<4>(tcp, u64::from(seq.to_be()));
         store32::<8>(tcp, u64::from(ack.to_be()));
-        store8::<13>(tcp, u64::from(step.flags));
-        store16::<14>(tcp, be16(step.window));
+        let offset = load8::<12>(tcp);
+        store32::<12>(tcp, offset | u64::from(step.flags) << 8 | be16(step.window) << 16);
     }
 }
 

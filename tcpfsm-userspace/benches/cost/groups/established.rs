@@ -184,6 +184,8 @@ pub fn hot(bench: &Bench) -> Result<Table> {
         .iter()
         .map(|name| floor.program(name))
         .collect::<Result<_>>()?;
+    let mut l = bench.floor.jig(&programs[2], Layout::Ipv4)?;
+    l.play(flows(0), &shape(Layout::Ipv4, STAMPED).data())?;
     let probes = vec![
         Probe::new(EMPTY, &programs[0], frame.clone()),
         Probe::new("jig", jig.program(), frame.clone()),
@@ -191,7 +193,8 @@ pub fn hot(bench: &Bench) -> Result<Table> {
         Probe::new("jig, VLAN", jig_vlan.program(), shape(Layout::Vlan, STAMPED).frame(DATA)),
         Probe::new("jig, IPv6", jig6.program(), frame6.clone()),
         Probe::new("parse", &programs[1], frame.clone()),
-        Probe::new("L", &programs[2], frame),
+        Probe::new("L", &programs[2], frame.clone()),
+        Probe::new("L in the jig", l.program(), frame).base("jig").to("L"),
         Probe::new("L, IPv6", &programs[3], frame6),
     ];
     let v4 = shape(Layout::Ipv4, STAMPED);

@@ -1,0 +1,189 @@
+//! The packets that nearly all are: Ethernet without tags, IPv4 without options or IPv6 without extension headers, whole, and in
+//! them an ACK of TCP, with the options that Linux gives it or none. Every field has its place, known beforehand, and one comparison
+//! settles several.
+//!
+//! The parser reads these packets too. A law holds the two to one another.
+
+use network_types::ip::IpProto;
+
+use super::{
+    PacketBytes, PacketHead,
+    tcp::{ALIGNED_TIMESTAMPS, STAMPED_LEN},
+};
+use crate::{
+    flow::{End, Endpoints4, Endpoints6, FlowKey4, FlowKey6},
+    segment::{Acknowledgment, TcpFlags},
+    seq::SeqNum,
+};
+
+const TCP: u32 = IpProto::Tcp as u32;
+
+/// Data offset, and the flags that steer the machine, of a TCP header. The others (PSH, URG, ECN's) may be as they are.
+const SHAPE: u32 = 0xf << 28 | ((TcpFlags::ACK | TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u32) << 16;
+/// An ACK without options.
+const BARE: u32 = 5 << 28 | (TcpFlags::ACK as u32) << 16;
+/// An ACK with as many bytes of options as timestamps take.
+const STAMPED: u32 = 8 << 28 | (TcpFlags::ACK as u32) << 16;
+
+/// A plain packet.
+pub trait Plain: Acknowledgment {
+    /// The key of its flow.
+    type Key;
+
+    /// The key, and the end that is this packet's source.
+    fn key(&self, scope: u32) -> (Self::Key, End);
+}
+
+/// A plain packet without options, or with timestamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainOptions<B, S> {
+    /// Without options.
+    Bare(B),
+    /// With timestamps.
+    Stamped(S),
+}
+
+/// The big-endian number at a place.
+macro_rules! number {
+    ($head:expr, $at:expr) => {
+        u32::from_be_bytes($head.quad::<{ $at }>())
+    };
+}
+
+macro_rules! plain {
+    (
+        $plain:ident, $bare:ident, $stamped:ident: $key:ident by $ends:ident, TCP at $tcp:literal;
+        |$head:ident| is $is:expr; length $length:expr, without $ip:literal; id $id:expr; addresses $addresses:expr;
+    ) => {
+        /// The packet, if it is plain. One whose IP header does not say how long it is, or contradicts itself, is not.
+        #[inline(always)]
+        #[must_use]
+        pub fn $plain<B: PacketBytes>(
+            bytes: &B,
+        ) -> Option<PlainOptions<$bare<B::Head<{ $tcp + 20 }>>, $stamped<B::Head<{ $tcp + 20 + STAMPED_LEN }>>>> {
+            let $head = bytes.head::<{ $tcp + 20 }>()?;
+            if !$is {
+                return None;
+            }
+            match number!($head, $tcp + 12) & SHAPE {
+                STAMPED => {
+                    let head = bytes.head::<{ $tcp + 20 + STAMPED_LEN }>()?;
+                    let is_stamped = number!(head, $tcp + 20) == ALIGNED_TIMESTAMPS
+                        && $length >= $ip + 20 + STAMPED_LEN as u32;
+                    is_stamped.then_some(PlainOptions::Stamped($stamped(head)))
+                }
+                BARE if $length >= $ip + 20 => Some(PlainOptions::Bare($bare($head))),
+                _ => None,
+            }
+        }
+
+        plain!($bare, $key, $ends, $tcp, |$head| $length, $ip + 20, $id, $addresses, None);
+        plain!(
+            $stamped,
+            $key,
+            $ends,
+            $tcp,
+            |$head| $length,
+            $ip + 20 + STAMPED_LEN as u32,
+            $id,
+            $addresses,
+            Some(number!($head, $tcp + 24))
+        );
+    };
+    (
+        $name:ident, $key:ident, $ends:ident, $tcp:literal,
+        |$head:ident| $length:expr, $headers:expr, $id:expr, $addresses:expr, $tsval:expr
+    ) => {
+        /// Such a packet's head.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name<H>(H);
+
+        impl<H: PacketHead> Plain for $name<H> {
+            type Key = $key;
+
+            #[inline(always)]
+            fn key(&self, scope: u32) -> ($key, End) {
+                let $head = &self.0;
+                let [src, dst] = $addresses;
+                let [a, b, c, d] = $head.quad::<$tcp>();
+                let (src_port, dst_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+                $ends { src, dst, src_port, dst_port }.key(scope)
+            }
+        }
+
+        impl<H: PacketHead> Acknowledgment for $name<H> {
+            #[inline(always)]
+            fn seq(&self) -> SeqNum {
+                SeqNum(number!(self.0, $tcp + 4))
+            }
+
+            #[inline(always)]
+            fn ack(&self) -> SeqNum {
+                SeqNum(number!(self.0, $tcp + 8))
+            }
+
+            #[inline(always)]
+            fn window(&self) -> u16 {
+                number!(self.0, $tcp + 12) as u16
+            }
+
+            #[inline(always)]
+            fn tsval(&self) -> Option<u32> {
+                let $head = &self.0;
+                let _ = $head;
+                $tsval
+            }
+
+            #[inline(always)]
+            fn payload_len(&self) -> u32 {
+                let $head = &self.0;
+                ($length).wrapping_sub($headers)
+            }
+
+            #[inline(always)]
+            fn ip_id(&self) -> u16 {
+                let $head = &self.0;
+                let _ = $head;
+                $id
+            }
+        }
+    };
+}
+
+plain! {
+    plain4, Bare4, Stamped4: FlowKey4 by Endpoints4, TCP at 34;
+    // EtherType, version and header length; no fragment, TCP.
+    |head| is number!(head, 12) >> 8 == 0x08_0045 && number!(head, 20) & 0x3fff_00ff == TCP;
+    length number!(head, 16) >> 16, without 20;
+    id number!(head, 16) as u16;
+    addresses [head.quad::<26>(), head.quad::<30>()];
+}
+
+plain! {
+    plain6, Bare6, Stamped6: FlowKey6 by Endpoints6, TCP at 54;
+    // EtherType and version; TCP.
+    |head| is number!(head, 12) >> 12 == 0x8_6dd6 && number!(head, 18) >> 8 & 0xff == TCP;
+    length number!(head, 18) >> 16, without 0;
+    id 0;
+    addresses [
+        address([head.quad::<22>(), head.quad::<26>(), head.quad::<30>(), head.quad::<34>()]),
+        address([head.quad::<38>(), head.quad::<42>(), head.quad::<46>(), head.quad::<50>()]),
+    ];
+}
+
+/// Whether the bytes hold all that is parsed of a packet like these, but with any TCP header. Options are not asked for: they
+/// are read wherever they are.
+///
+/// For a source that has only the beginning at hand, and gets the rest at a price.
+#[inline(always)]
+pub fn holds_headers<B: PacketBytes>(bytes: &B) -> bool {
+    let is_ipv4 = |head: B::Head<54>| number!(head, 12) >> 8 == 0x08_0045 && number!(head, 20) & 0xff == TCP;
+    let is_ipv6 =
+        |head: B::Head<74>| number!(head, 12) >> 16 == 0x86dd && number!(head, 18) >> 8 & 0xff == TCP;
+    bytes.head().is_some_and(is_ipv4) || bytes.head().is_some_and(is_ipv6)
+}
+
+#[inline(always)]
+fn address([[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]: [[u8; 4]; 4]) -> [u8; 16] {
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
