@@ -11,7 +11,7 @@ use tcpfsm_common::{
         half_open,
     },
     flow::{End, FlowKey4, FlowKey6},
-    fsm::{State, conditions, expire, is_calm},
+    fsm::{Calm, State, conditions, expire},
 };
 
 use crate::{
@@ -35,24 +35,47 @@ pub fn tcpfsm_sweep(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-type Callback<K> = unsafe extern "C" fn(*mut c_void, *const K, *mut FlowRecord, *mut u64) -> i64;
+/// A walk over one map: what it asks of the flows that are only counted, and how many these were.
+#[derive(Default)]
+#[repr(C)]
+struct Walk {
+    calm: Calm,
+    counted: u64,
+}
+
+/// Begins a walk. A function of its own: the verifier need not follow its ways into the walks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tcpfsm_walk(walk: *mut Walk, request: *const SweepRequest) -> u64 {
+    if walk.is_null() || request.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's walk and request.
+    unsafe { *walk = Walk { calm: Calm::of(&*request), counted: 0 } };
+    0
+}
+
+type Callback<K> = unsafe extern "C" fn(*mut c_void, *const K, *mut FlowRecord, *mut Walk) -> i64;
 
 /// Walks one map, the one with this number.
 #[inline(always)]
 unsafe fn walk<K>(map: *mut c_void, callback: Callback<K>, number: u32) {
-    let mut calm = 0_u64;
     let Some(request) = SWEEP_REQUEST.get_ptr(0) else { return };
     // SAFETY: an array element; the daemon does not touch it while the sweep runs.
-    if unsafe { (*request).empty } & 1 << number != 0 {
+    let request = unsafe { &*request };
+    if request.empty & 1 << number != 0 {
         return;
     }
-    // SAFETY: the helper calls back with elements of `map`, and hands the counter on.
+    let mut walk = Walk::default();
+    tcpfsm_walk(&raw mut walk, request);
+    // SAFETY: the helper calls back with elements of `map`, and hands the walk on.
     unsafe {
-        bpf_for_each_map_elem(map, callback as *mut c_void, (&raw mut calm).cast(), 0);
+        bpf_for_each_map_elem(map, callback as *mut c_void, (&raw mut walk).cast(), 0);
     }
     let Some(report) = SWEEP_REPORT.get_ptr_mut(number) else { return };
     // SAFETY: an array element; the daemon does not touch it while the sweep runs.
     let report = unsafe { &mut *report };
+    let calm = walk.counted;
     report.flows += calm;
     let established = State::Established as usize;
     report.by_state[established] += calm;
@@ -66,11 +89,11 @@ macro_rules! callback {
             _map: *mut c_void,
             key: *const $key,
             record: *mut FlowRecord,
-            calm: *mut u64,
+            walk: *mut Walk,
         ) -> i64 {
-            // SAFETY: the walk gives an element of this map, and its counter.
+            // SAFETY: the walk gives an element of this map, and itself.
             unsafe {
-                visit(&*key, record, $report, calm, |key| {
+                visit(&*key, record, $report, &mut *walk, |key| {
                     let _ = $map.remove(key);
                 });
             }
@@ -90,25 +113,22 @@ unsafe fn visit<K: EventKey + Copy>(
     key: &K,
     record: *mut FlowRecord,
     map: usize,
-    calm: *mut u64,
+    walk: &mut Walk,
     remove: impl FnOnce(&K),
 ) {
-    let Some(request) = SWEEP_REQUEST.get_ptr(0) else { return };
-    // SAFETY: an array element; the daemon does not touch it while the sweep runs.
-    let request = unsafe { &*request };
     // SAFETY: the caller's element. Its evidence may change under our hands; each word is read once.
     let (verdict, copy) = unsafe { (flow_table::verdict(record), &*record) };
-    if is_calm(copy, verdict, request) {
-        // SAFETY: the walk's counter.
-        unsafe { *calm += 1 };
+    if walk.calm.is_calm(copy, verdict) {
+        walk.counted += 1;
         return;
     }
-    let (Some(report), Some(counters)) = (SWEEP_REPORT.get_ptr_mut(map as u32), stats::between_packets())
+    let (Some(request), Some(report), Some(counters)) =
+        (SWEEP_REQUEST.get_ptr(0), SWEEP_REPORT.get_ptr_mut(map as u32), stats::between_packets())
     else {
         return;
     };
-    // SAFETY: as for the request.
-    let report = unsafe { &mut *report };
+    // SAFETY: array elements; the daemon does not touch them while the sweep runs.
+    let (request, report) = unsafe { (&*request, &mut *report) };
     // A copy: the element may be evicted, and another flow's by the time it is removed.
     let own = *key;
     if verdict.has(Verdict::GONE) {

@@ -32,7 +32,7 @@ mod track;
 mod transition;
 mod window;
 
-pub use calm::is_calm;
+pub use calm::Calm;
 pub use condition::conditions;
 pub use desk::{Desk, PlainDesk};
 pub use orderly::{observe_first_syn, observe_orderly};

@@ -9,7 +9,7 @@ use proptest::{
 use tcpfsm_common::{
     abi::{FlowRecord, SweepRequest, Verdict},
     flow::End,
-    fsm::{Expiry, State, conditions, expire, is_calm},
+    fsm::{Calm, Expiry, State, conditions, expire},
 };
 
 use super::machine::{any_record, verdict};
@@ -65,7 +65,7 @@ fn what_is_calm_needs_no_look() {
     runner
         .run(&(settled(), request()), |(record, request)| {
             let verdict = verdict(&record);
-            if is_calm(&record, verdict, &request) {
+            if Calm::of(&request).is_calm(&record, verdict) {
                 calm.set(calm.get() + 1);
                 prop_assert_eq!(expire(&record, &request), Expiry { verdict, remove: false });
                 prop_assert!(conditions(&record, verdict, &request).is_empty());
