@@ -128,6 +128,20 @@ impl<const N: usize> PacketHead for Head<N> {
         }
         (value as u32).to_ne_bytes()
     }
+
+    #[inline(always)]
+    fn pair<const AT: usize>(&self) -> [u8; 2] {
+        const { assert!(AT + 2 <= N, "beyond the head") };
+        let value: u64;
+        // SAFETY: it lies in the head.
+        unsafe {
+            asm!(
+                "{0} = *(u16 *)({1} + {2})", out(reg) value, in(reg) self.0, const AT,
+                options(pure, readonly, nostack),
+            );
+        }
+        (value as u16).to_ne_bytes()
+    }
 }
 
 impl<C: Source> PacketBytes for Linear<'_, C> {

@@ -1,5 +1,7 @@
 //! The TC entry points: egress, and ingress where XDP cannot be had.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use tcpfsm_common::abi::{Counters, FlowRecord, Hook};
 
@@ -27,6 +29,11 @@ pub fn tcpfsm_ingress(ctx: TcContext) -> i32 {
 }
 
 impl Sight for TcContext {
+    #[inline(always)]
+    fn again(ctx: *mut c_void) -> Self {
+        Self::new(ctx.cast())
+    }
+
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         // SAFETY: the context is the program's own.

@@ -3,7 +3,7 @@
 //!
 //! What is here knows packet memory, what is there does not: so the verifier follows each of them on its own.
 
-use core::ptr::null_mut;
+use core::{cell::UnsafeCell, ffi::c_void, ptr::null_mut};
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
@@ -54,6 +54,9 @@ pub(crate) struct Course {
 
 /// A program's context: what it sees of one packet.
 pub(crate) trait Sight: EbpfContext + Source + Sized {
+    /// The context that [`EbpfContext::as_ptr`] points to.
+    fn again(ctx: *mut c_void) -> Self;
+
     /// The interface.
     fn ifindex(&self) -> u32;
 
@@ -73,10 +76,30 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
 /// Counts one packet, and tracks it if it is TCP.
 #[inline(always)]
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
+    let aside = Aside::of(ctx);
     if let Some(counters) = stats::counters()
         && let Some(sought) = short_way(ctx, hook, counters)
     {
-        long_way(ctx, hook, counters, sought);
+        long_way(&C::again(aside.take()), hook, counters, sought);
+    }
+}
+
+/// The context, put on the stack: kept in a register for the long way, it would be one less for the short one.
+struct Aside(UnsafeCell<*mut c_void>);
+
+impl Aside {
+    #[inline(always)]
+    fn of<C: EbpfContext>(ctx: &C) -> Self {
+        let aside = Self(UnsafeCell::new(null_mut()));
+        // SAFETY: a place on the stack.
+        unsafe { aside.0.get().write_volatile(ctx.as_ptr()) };
+        aside
+    }
+
+    #[inline(always)]
+    fn take(&self) -> *mut c_void {
+        // SAFETY: as above.
+        unsafe { self.0.get().read_volatile() }
     }
 }
 

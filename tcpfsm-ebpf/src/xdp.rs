@@ -1,5 +1,7 @@
 //! The XDP entry point, for ingress.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use tcpfsm_common::abi::{Counters, FlowRecord, Hook};
 
@@ -16,6 +18,11 @@ pub fn tcpfsm_xdp(ctx: XdpContext) -> u32 {
 }
 
 impl Sight for XdpContext {
+    #[inline(always)]
+    fn again(ctx: *mut c_void) -> Self {
+        Self::new(ctx.cast())
+    }
+
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.ingress_ifindex() as u32

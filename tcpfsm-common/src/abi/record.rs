@@ -110,13 +110,6 @@ impl Evidence {
         u32::from_le(words[WORD]) & mask == u32::from(needed) | u32::from(generation) << 24
     }
 
-    /// Whether a timestamp is older than the last one that the receiver took (PAWS).
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_past(&self, tsval: u32) -> bool {
-        self.has(Self::TIMESTAMPS) && tsval.wrapping_sub(self.tsval).cast_signed() < 0
-    }
-
     /// How many times running this end sent something that did not fit what was seen so far.
     #[inline(always)]
     #[must_use]

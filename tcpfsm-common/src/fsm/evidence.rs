@@ -3,23 +3,12 @@
 use crate::{
     abi::Evidence,
     fact::{Fact, Facts},
-    segment::{Segment, TcpFlags, TcpOptions},
+    segment::{Acknowledgment, Segment, TcpFlags, TcpOptions},
     seq::SeqNum,
 };
 
 /// The scale assumed where no SYN was seen: the largest, so that nothing in the window is refused.
 const UNKNOWN_SCALE: u8 = 14;
-
-/// What a segment says that is the next one in order.
-pub(super) struct Next {
-    pub(super) seq: SeqNum,
-    /// `seq`, and what the segment takes of sequence space.
-    pub(super) end: SeqNum,
-    pub(super) ack: SeqNum,
-    /// The right edge of the window that it offers.
-    pub(super) edge: SeqNum,
-    pub(super) tsval: Option<u32>,
-}
 
 impl Evidence {
     /// Begins a generation with a SYN, a SYN-ACK, or, for a pickup, whatever came first.
@@ -114,12 +103,12 @@ impl Evidence {
     /// The shift of this end's window: both ends must have offered one (RFC 7323 §2.2).
     #[inline(always)]
     fn window_shift(&self, peer: &Self) -> u8 {
-        if !self.has(Self::SYN) {
-            UNKNOWN_SCALE
-        } else if self.has(Self::SCALE) && (peer.has(Self::SCALE) || !peer.has(Self::SYN)) {
+        if self.has(Self::SYN | Self::SCALE) && peer.flags & (Self::SYN | Self::SCALE) != Self::SYN {
             self.scale & 15
-        } else {
+        } else if self.has(Self::SYN) {
             0
+        } else {
+            UNKNOWN_SCALE
         }
     }
 
@@ -196,8 +185,24 @@ impl Evidence {
     /// Takes a segment into account that is the next one in order, acknowledges no less than the one before, and like that
     /// offers a window; a FIN but for its flag. Where nothing is odd, [`Self::accept`] does the same.
     #[inline(always)]
-    pub(super) fn accept_orderly(&mut self, next: &Next, peer: &Self) {
-        let Next { seq, end, ack, edge, tsval } = *next;
+    pub(super) fn accept_orderly(&mut self, segment: &Segment, peer: &Self) {
+        let edge = self.edge_of(segment.ack, segment.window, peer);
+        self.go_on(segment.seq, segment.end_seq(), segment.ack);
+        self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
+        self.flags |= Self::EDGE;
+        if let Some(tsval) = segment.tsval() {
+            if !self.has(Self::TIMESTAMPS) {
+                self.tsval = tsval;
+                self.flags |= Self::TIMESTAMPS;
+            } else if !segment.seq.after(peer.ack) {
+                self.tsval = tsval;
+            }
+        }
+    }
+
+    /// Takes the numbers of a segment that is the next one in order, and acknowledges no less than the one before.
+    #[inline(always)]
+    pub(super) fn go_on(&mut self, seq: SeqNum, end: SeqNum, ack: SeqNum) {
         if seq != end {
             self.nxt = end;
             self.contig = end;
@@ -206,16 +211,6 @@ impl Evidence {
         }
         self.ack = ack;
         self.last_ack = ack;
-        self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
-        self.flags |= Self::EDGE;
-        if let Some(tsval) = tsval {
-            if !self.has(Self::TIMESTAMPS) {
-                self.tsval = tsval;
-                self.flags |= Self::TIMESTAMPS;
-            } else if !seq.after(peer.ack) {
-                self.tsval = tsval;
-            }
-        }
     }
 
     /// Extends what was sent without a hole by `[seq, end)`, remembering one range beyond a hole.

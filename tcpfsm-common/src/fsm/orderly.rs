@@ -5,12 +5,12 @@
 //! worst, these few comparisons rule out, and what is left of the diagram are two small tables. A property test
 //! holds them to the machine.
 
-use super::{Event, State, desk::Desk, evidence::Next, next, step::Step, window::fails_paws};
+use super::{Event, State, desk::Desk, next, step::Step, window::fails_paws};
 use crate::{
     abi::{CloseReason, Evidence, Verdict},
     fact::{Fact, Facts},
     flow::End,
-    segment::{Acknowledgment, Segment, SegmentKind, TcpFlags, TcpOptions},
+    segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
 };
 
 /// A segment that comes in order, acknowledges what was sent, and brings its flow from one state to the next, or leaves
@@ -81,14 +81,7 @@ pub fn observe_orderly<D: Desk>(
     // Written down for the verifier's sake, as the machine's notes are.
     desk.set_notes(closes as u64 | (fin as u64) << 1 | ((at == State::LastAck as usize) as u64) << 2);
 
-    let next = Next {
-        seq: segment.seq,
-        end: segment.end_seq(),
-        ack: segment.ack,
-        edge: own.edge_of(segment.ack, segment.window, peer),
-        tsval: segment.tsval(),
-    };
-    own.accept_orderly(&next, peer);
+    own.accept_orderly(segment, peer);
     own.flags |= (segment.flags.0 & TcpFlags::FIN) * Evidence::FIN;
 
     let notes = desk.notes() as usize;

@@ -3,9 +3,9 @@
 use super::{
     Event, State,
     desk::{Desk, PlainDesk},
-    evidence::Next,
     orderly::observe_orderly,
     track::Track,
+    window::is_past,
 };
 use crate::{
     abi::{CloseReason, Evidence, FlowRecord, KernelConfig, Shared, Verdict},
@@ -89,7 +89,8 @@ pub fn observe_settled(
 
 /// [`observe_settled`] for what is known to be an ACK and nothing else.
 //
-// Registers are few: each number is asked for where it is compared, and what the flags are needed for comes first.
+// Registers are few: each number is asked for where it is compared. An end's first timestamp is left to the machine, so that all
+// that is asked of its flags is one comparison.
 #[inline(always)]
 #[must_use]
 pub fn observe_acknowledgment<A: Acknowledgment>(
@@ -107,29 +108,34 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
     if !verdict.is_settled_for(sender)
         || !own.is_quiet(generation, stamped, NOISY)
         || !peer.is_quiet(generation, 0, Evidence::FIN)
-        || tsval.is_some_and(|tsval| own.is_past(tsval))
-        || segment.window() == 0
     {
         return false;
     }
-    let ack = segment.ack();
-    let edge = own.edge_of(ack, segment.window(), peer);
     let seq = segment.seq();
     if seq != own.nxt || own.contig != own.nxt || seq.after(peer.edge) || seq.before(peer.ack) {
         return false;
     }
     // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
+    let ack = segment.ack();
     let acked = ack.since(own.ack).cast_unsigned();
     let unacked = peer.nxt.since(own.ack);
     let len = segment.payload_len();
     if unacked < 0
         || acked > unacked.cast_unsigned()
         || (len == 0 && acked == 0 && unacked != 0)
+        || segment.window() == 0
         || (segment.ip_id() != 0 && segment.ip_id() == own.last_ip_id())
+        || tsval.is_some_and(|tsval| is_past(tsval, own.tsval))
     {
         return false;
     }
-    own.accept_orderly(&Next { seq, end: seq.plus(len), ack, edge, tsval: segment.tsval() }, peer);
+    if let Some(tsval) = tsval
+        && !seq.after(peer.ack)
+    {
+        own.tsval = tsval;
+    }
+    own.go_on(seq, seq.plus(len), ack);
+    own.edge = own.edge.latest(own.edge_of(ack, segment.window(), peer));
     true
 }
 

@@ -65,7 +65,15 @@ pub(super) const fn check_ack(sender: &Evidence, receiver: &Evidence, ack: SeqNu
 /// Whether a timestamp is older than the last one that the receiver took (PAWS).
 #[inline(always)]
 pub(super) const fn fails_paws(sender: &Evidence, segment: &Segment) -> bool {
-    segment.options.has(TcpOptions::HAS_TIMESTAMPS) && sender.is_past(segment.options.tsval)
+    segment.options.has(TcpOptions::HAS_TIMESTAMPS)
+        && sender.has(Evidence::TIMESTAMPS)
+        && is_past(segment.options.tsval, sender.tsval)
+}
+
+/// Whether one timestamp is older than another.
+#[inline(always)]
+pub(super) const fn is_past(tsval: u32, last: u32) -> bool {
+    tsval.wrapping_sub(last).cast_signed() < 0
 }
 
 /// Whether a timestamp is newer than the last one that the receiver took.

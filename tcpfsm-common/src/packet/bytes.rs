@@ -60,6 +60,9 @@ pub trait PacketBytes {
 pub trait PacketHead: Copy {
     /// The four bytes at `AT`, which must lie in it: it does not compile otherwise.
     fn quad<const AT: usize>(&self) -> [u8; 4];
+
+    /// The two bytes there.
+    fn pair<const AT: usize>(&self) -> [u8; 2];
 }
 
 impl<const N: usize> PacketHead for [u8; N] {
@@ -67,6 +70,12 @@ impl<const N: usize> PacketHead for [u8; N] {
     fn quad<const AT: usize>(&self) -> [u8; 4] {
         const { assert!(AT + 4 <= N, "beyond the head") };
         [self[AT], self[AT + 1], self[AT + 2], self[AT + 3]]
+    }
+
+    #[inline(always)]
+    fn pair<const AT: usize>(&self) -> [u8; 2] {
+        const { assert!(AT + 2 <= N, "beyond the head") };
+        [self[AT], self[AT + 1]]
     }
 }
 

@@ -50,6 +50,13 @@ macro_rules! number {
     };
 }
 
+/// The same, of two bytes.
+macro_rules! short {
+    ($head:expr, $at:expr) => {
+        u16::from_be_bytes($head.pair::<{ $at }>())
+    };
+}
+
 macro_rules! plain {
     (
         $plain:ident, $bare:ident, $stamped:ident: $key:ident by $ends:ident, TCP at $tcp:literal;
@@ -124,7 +131,7 @@ macro_rules! plain {
 
             #[inline(always)]
             fn window(&self) -> u16 {
-                number!(self.0, $tcp + 12) as u16
+                short!(self.0, $tcp + 14)
             }
 
             #[inline(always)]
@@ -154,8 +161,8 @@ plain! {
     plain4, Bare4, Stamped4: FlowKey4 by Endpoints4, TCP at 34;
     // EtherType, version and header length; no fragment, TCP.
     |head| is number!(head, 12) >> 8 == 0x08_0045 && number!(head, 20) & 0x3fff_00ff == TCP;
-    length number!(head, 16) >> 16, without 20;
-    id number!(head, 16) as u16;
+    length u32::from(short!(head, 16)), without 20;
+    id short!(head, 18);
     addresses [head.quad::<26>(), head.quad::<30>()];
 }
 
@@ -163,7 +170,7 @@ plain! {
     plain6, Bare6, Stamped6: FlowKey6 by Endpoints6, TCP at 54;
     // EtherType and version; TCP.
     |head| is number!(head, 12) >> 12 == 0x8_6dd6 && number!(head, 18) >> 8 & 0xff == TCP;
-    length number!(head, 18) >> 16, without 0;
+    length u32::from(short!(head, 18)), without 0;
     id 0;
     addresses [
         address([head.quad::<22>(), head.quad::<26>(), head.quad::<30>(), head.quad::<34>()]),
