@@ -94,7 +94,8 @@ macro_rules! key {
 key!(FlowKey4, FLOWS4, EMBRYOS4, 0);
 key!(FlowKey6, FLOWS6, EMBRYOS6, 1);
 
-/// Asks memory for all three cache lines of a record, long before they are used: none is waited for, and all come at once.
+/// Asks memory for all three cache lines of a record, long before they are used: none is waited for, and all come at once. Of
+/// each half the one word that no ordinary segment writes: a load of what was just written in parts would wait for them.
 ///
 /// # Safety
 /// `record` must point to a map element.
