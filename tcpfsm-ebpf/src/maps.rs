@@ -60,7 +60,7 @@ pub(crate) static STRAYS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SPENT: Array<[u64; 2], 1> = Array::new();
 
-/// Where a segment is worked that does not take the short way.
+/// Where a segment is worked that does not take the short path.
 #[btf_map]
 pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
@@ -81,7 +81,7 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 pub(crate) static CONFIG: Global<KernelConfig> =
     Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0 });
 
-/// [`KernelConfig::scope`] alone: the whole of it is three loads, and the short way needs one.
+/// [`KernelConfig::scope`] alone: the whole of it is three loads, and the short path needs one.
 #[inline(always)]
 pub(crate) fn scope() -> u32 {
     // SAFETY: the configuration is the static's whole content; the loader may have written it.

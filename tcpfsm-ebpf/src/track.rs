@@ -1,4 +1,4 @@
-//! One packet: the short way if it is plain and its flow is settled, and otherwise parse, find its flow, and put it on the
+//! One packet: the short path if it is plain and its flow is settled, and otherwise parse, find its flow, and put it on the
 //! desk for the [`machine`].
 //!
 //! What is here knows packet memory, what is there does not: so the verifier follows each of them on its own.
@@ -31,7 +31,7 @@ use crate::{
 /// Where a packet is seen.
 pub(crate) struct Meta<I> {
     pub(crate) hook: Hook,
-    /// Asked only where the packet does not take the short way.
+    /// Asked only where the packet does not take the short path.
     pub(crate) ifindex: I,
 }
 
@@ -44,7 +44,7 @@ const ICMP: Left = 17;
 /// An IPv6 header begins at so many bytes more than this.
 const IPV6: Left = 32;
 
-/// A packet on the long way.
+/// A packet on the long path.
 pub(crate) struct Course {
     hook: Hook,
     /// Whether the flow map was asked for the packet's flow: 1 if so. A whole word, or the verifier would not know.
@@ -66,7 +66,7 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
     /// The same with all headers in it.
     fn linear(&self) -> Linear<'_, Self>;
 
-    /// [`look`] in a function of its own: so the short way has the registers for itself.
+    /// [`look`] in a function of its own: so the short path has the registers for itself.
     fn look(&self, counters: &mut Counters, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord;
 
     /// [`look6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
@@ -78,13 +78,13 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     let aside = Aside::of(ctx);
     if let Some(counters) = stats::counters()
-        && let Some(sought) = short_way(ctx, hook, counters)
+        && let Some(sought) = short_path(ctx, hook, counters)
     {
-        long_way(&C::again(aside.take()), hook, counters, sought);
+        long_path(&C::again(aside.take()), hook, counters, sought);
     }
 }
 
-/// The context, put on the stack: kept in a register for the long way, it would be one less for the short one.
+/// The context, put on the stack: kept in a register for the long path, it would be one less for the short one.
 struct Aside(UnsafeCell<*mut c_void>);
 
 impl Aside {
@@ -103,7 +103,7 @@ impl Aside {
     }
 }
 
-/// What the short way leaves to the long one: the record of the packet's flow, null where there is none, if it was looked
+/// What the short path leaves to the long one: the record of the packet's flow, null where there is none, if it was looked
 /// for.
 type Sought = Option<*mut FlowRecord>;
 
@@ -111,7 +111,7 @@ type Sought = Option<*mut FlowRecord>;
 ///
 /// It stands in the entry point: on many machines each return from a function costs a tenth of a look-up.
 #[inline(always)]
-fn short_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Option<Sought> {
+fn short_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Option<Sought> {
     let bytes = ctx.beginning();
     if let Some(packet) = plain4(&bytes) {
         return match packet {
@@ -119,7 +119,7 @@ fn short_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Option<S
             PlainOptions::Bare(packet) => plain(&packet, hook, counters).map(Some),
         };
     }
-    // The long way looks for a record of IPv6 anew: see `look6`.
+    // The long path looks for a record of IPv6 anew: see `look6`.
     match plain6(&bytes) {
         Some(PlainOptions::Stamped(packet)) => plain(&packet, hook, counters).map(|_| None),
         Some(PlainOptions::Bare(packet)) => plain(&packet, hook, counters).map(|_| None),
@@ -127,7 +127,7 @@ fn short_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Option<S
     }
 }
 
-/// The short way of a plain packet: gives the record of its flow, null where there is none, if there is more to do.
+/// The short path of a plain packet: gives the record of its flow, null where there is none, if there is more to do.
 #[inline(always)]
 fn plain<P: Plain<Key: Key>>(packet: &P, hook: Hook, counters: &mut Counters) -> Option<*mut FlowRecord> {
     let (key, sender) = packet.key(scope());
@@ -166,7 +166,7 @@ fn take<A: Acknowledgment>(
 
 /// Any packet: reads it whatever it is, and has it worked.
 #[inline(always)]
-fn long_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Sought) {
+fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Sought) {
     let mut course = Course { hook, sought: sought.is_some().into(), left: 0 };
     let mut record = ctx.look(counters, sought.unwrap_or(null_mut()), &mut course);
     if course.left >= IPV6 {
@@ -178,7 +178,7 @@ fn long_way<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Soug
         SEGMENT => {
             let Some(work) = Work::desk() else { return };
             tcpfsm_segment(work, record, counters);
-            // Off unless asked for when the programs are loaded, and never on the short way.
+            // Off unless asked for when the programs are loaded, and never on the short path.
             debug!(
                 ctx,
                 "verdict {:x} -> {:x}, facts {:x}", work.event.before, work.event.after, work.event.facts

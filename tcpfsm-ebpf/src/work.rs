@@ -74,7 +74,7 @@ impl Work {
         self.event.ifindex = ifindex;
         self.event.flags = segment.flags.0;
         self.event.len = segment.len;
-        // Asked for here, not where it is parsed: the short way has no use for it.
+        // Asked for here, not where it is parsed: the short path has no use for it.
         let to_itself = key.is_self_connected();
         self.segment = Segment { tap: Tap::new(ifindex, meta.hook).0, to_itself, ..*segment };
         self.not_stored = 0;

@@ -81,6 +81,11 @@ impl FloorObject {
         Ok(Self(fs::read(path).with_context(|| format!("read {}", path.display()))?))
     }
 
+    /// The object as it is.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The floor programs with maps of these sizes.
     pub fn load(&self, flows16: u32, flows40: u32) -> Result<Floor> {
         let mut loader = EbpfLoader::new();

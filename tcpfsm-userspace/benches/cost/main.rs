@@ -3,12 +3,14 @@
 //! - [`plan`], [`frames`], [`floor`]: packets, and the jig that makes another one each time
 //! - [`subject`]: the tracker's programs, and the check that packets took the path that is measured
 //! - [`rig`], [`stats`], [`sys`]: rounds, medians, clocks
+//! - [`emulate`]: instructions counted, where clocks say too little
 //! - [`groups`]: what is measured
 //! - [`budgets`], [`verifier`]: what is promised
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench that fails, fails")]
 
 mod budgets;
+mod emulate;
 mod floor;
 mod frames;
 mod groups;
@@ -28,7 +30,7 @@ use serde_json::json;
 
 use crate::{
     floor::FloorObject,
-    groups::{daemon, established, events, fresh, pair, scale, sweep, wire},
+    groups::{daemon, established, events, fresh, pair, path, scale, sweep, wire},
     rig::{Effort, Table},
 };
 
@@ -109,6 +111,7 @@ macro_rules! group {
 
 /// Every group, in the order of the run.
 const GROUPS: &[Group] = &[
+    group!("path", "instructions of the short path, counted", true, path::path),
     group!("hot", "established, one flow, XDP", true, established::hot),
     group!("tc", "established, one flow, TC beside XDP", true, established::tc),
     group!("cold-128k", "established, 131,072 flows in random order", true, |bench: &Bench| {

@@ -5,6 +5,7 @@ pub mod established;
 pub mod events;
 pub mod fresh;
 pub mod pair;
+pub mod path;
 pub mod scale;
 pub mod sweep;
 pub mod wire;
