@@ -77,14 +77,14 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
 #[inline(always)]
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     let aside = Aside::of(ctx);
-    if let Some(counters) = stats::counters()
-        && let Some(sought) = short_path(ctx, hook, counters)
+    if let Some(sought) = short_path(ctx, hook)
+        && let Some(counters) = stats::counters()
     {
         long_path(&C::again(aside.take()), hook, counters, sought);
     }
 }
 
-/// The context, put on the stack: kept in a register for the long path, it would be one less for the short one.
+/// The context, put on the stack: across the short path it would hold one of the few registers.
 struct Aside(UnsafeCell<*mut c_void>);
 
 impl Aside {
@@ -111,56 +111,65 @@ type Sought = Option<*mut FlowRecord>;
 ///
 /// It stands in the entry point: on many machines each return from a function costs a tenth of a look-up.
 #[inline(always)]
-fn short_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters) -> Option<Sought> {
+fn short_path<C: Sight>(ctx: &C, hook: Hook) -> Option<Sought> {
     let bytes = ctx.beginning();
     if let Some(packet) = plain4(&bytes) {
         return match packet {
-            PlainOptions::Stamped(packet) => plain(&packet, hook, counters).map(Some),
-            PlainOptions::Bare(packet) => plain(&packet, hook, counters).map(Some),
+            PlainOptions::Stamped(packet) => plain(&packet, hook).map(Some),
+            PlainOptions::Bare(packet) => plain(&packet, hook).map(Some),
         };
     }
     // The long path looks for a record of IPv6 anew: see `look6`.
     match plain6(&bytes) {
-        Some(PlainOptions::Stamped(packet)) => plain(&packet, hook, counters).map(|_| None),
-        Some(PlainOptions::Bare(packet)) => plain(&packet, hook, counters).map(|_| None),
+        Some(PlainOptions::Stamped(packet)) => plain(&packet, hook).map(|_| None),
+        Some(PlainOptions::Bare(packet)) => plain(&packet, hook).map(|_| None),
         None => Some(None),
     }
 }
 
 /// The short path of a plain packet: gives the record of its flow, null where there is none, if there is more to do.
 #[inline(always)]
-fn plain<P: Plain<Key: Key>>(packet: &P, hook: Hook, counters: &mut Counters) -> Option<*mut FlowRecord> {
+fn plain<P: Plain<Key: Key>>(packet: &P, hook: Hook) -> Option<*mut FlowRecord> {
     let (key, sender) = packet.key(scope());
     let Some(record) = key.find_flow() else { return Some(null_mut()) };
     // Two copies of one text, each of which knows when it is compiled where the two halves are.
     let is_settled = match sender {
-        End::Low => take(record, End::Low, packet, counters),
-        End::High => take(record, End::High, packet, counters),
+        End::Low => settle(record, End::Low, packet, hook),
+        End::High => settle(record, End::High, packet, hook),
     };
-    if !is_settled {
-        return Some(record);
+    (!is_settled).then_some(record)
+}
+
+/// Takes a segment of a settled flow and counts it; says whether it is one.
+//
+// The counters are looked up where they are needed: before that they would hold a register.
+#[inline(always)]
+fn settle<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, hook: Hook) -> bool {
+    let is_settled = take(record, sender, segment);
+    if is_settled && let Some(counters) = stats::counters() {
+        count(record, sender, segment, counters);
+        stats::packet(counters, hook, Outcome::Tracked as usize);
     }
-    stats::packet(counters, hook, Outcome::Tracked as usize);
-    None
+    is_settled
 }
 
 /// Takes a segment of a settled flow; says whether it is one.
 #[inline(always)]
-fn take<A: Acknowledgment>(
-    record: *mut FlowRecord,
-    sender: End,
-    segment: &A,
-    counters: &mut Counters,
-) -> bool {
+fn take<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A) -> bool {
     // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
     unsafe {
         let (own, peer) = halves(record, sender);
-        let is_settled =
-            observe_acknowledgment(flow_table::verdict(record), sender, &mut *own, &*peer, segment);
-        if is_settled {
-            (*own).count(segment.payload_len(), segment.ip_id(), clock::coarse(counters));
-        }
-        is_settled
+        observe_acknowledgment(flow_table::verdict(record), sender, &mut *own, &*peer, segment)
+    }
+}
+
+/// Counts a segment that was taken.
+#[inline(always)]
+fn count<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, counters: &mut Counters) {
+    // SAFETY: as above.
+    unsafe {
+        let (own, _) = halves(record, sender);
+        (*own).count(segment.payload_len(), segment.ip_id(), clock::coarse(counters));
     }
 }
 
@@ -258,8 +267,9 @@ macro_rules! packet {
                     if sought == 0
                         && let Some(record) = found
                         && segment.is_acknowledgment()
-                        && take(record, sender, &segment, counters)
+                        && take(record, sender, &segment)
                     {
+                        count(record, sender, &segment, counters);
                         return Ok((Outcome::Tracked as usize, null_mut()));
                     }
                     Ok(put_down(&key, sender, found, &segment, meta))

@@ -29,7 +29,8 @@ pub fn program(object: &[u8], name: &str) -> Result<Program> {
     let symbol = symbol.with_context(|| format!("the object has no program {name}"))?;
     let section = file.section_by_index(symbol.section_index().context("a program without a section")?)?;
     let from = usize::try_from(symbol.address())?;
-    let code = section.data()?.get(from..from + usize::try_from(symbol.size())?).context("a program cut off")?;
+    let code =
+        section.data()?.get(from..from + usize::try_from(symbol.size())?).context("a program cut off")?;
     let instructions = code.chunks_exact(8).map(|bytes| Instruction {
         code: bytes[0],
         to: usize::from(bytes[1] & 15),

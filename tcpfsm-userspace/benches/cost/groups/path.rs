@@ -77,7 +77,7 @@ fn tracker(bench: &Bench, shape: Shape, payload: u32) -> Result<u64> {
     let mut machine = machine(&frame);
     machine.write(RECORD, record.as_bytes());
     machine.write(COUNTERS, counters.as_bytes());
-    let mut found = [COUNTERS, RECORD].into_iter();
+    let mut found = [RECORD, COUNTERS].into_iter();
     let executed = machine.run(&program(&bench.object, "tcpfsm_xdp")?, CONTEXT, |helper| {
         match (helper, found.len()) {
             (MAP_LOOKUP_ELEM, 1..) => Ok(found.next().unwrap()),
@@ -105,9 +105,11 @@ fn tracker(bench: &Bench, shape: Shape, payload: u32) -> Result<u64> {
 
 /// A flow whose client has nothing outstanding.
 fn settled(shape: Shape, client: End) -> FlowRecord {
-    let verdict = Verdict::default()
-        .with_state(End::Low, State::Established, true)
-        .with_state(End::High, State::Established, true);
+    let verdict = Verdict::default().with_state(End::Low, State::Established, true).with_state(
+        End::High,
+        State::Established,
+        true,
+    );
     let stamped = if shape.options == Options::None { 0 } else { Evidence::TIMESTAMPS };
     let sent = |nxt: u32, ack: u32| Evidence {
         nxt: SeqNum(nxt),
