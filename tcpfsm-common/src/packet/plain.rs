@@ -57,6 +57,8 @@ macro_rules! short {
     };
 }
 
+/// The plain packets of one family: where their TCP header begins, how to tell them by their head, what the IP header says of their length
+/// and which part of it is the header's own, their identification, and their addresses.
 macro_rules! plain {
     (
         $plain:ident, $bare:ident, $stamped:ident: $key:ident by $ends:ident, TCP at $tcp:literal;
