@@ -4,7 +4,7 @@
 //! xdp.rs tc.rs   entry points: every packet is passed on, whatever happened here
 //! bytes.rs       packet memory, proved to the verifier            (unsafe)
 //! clock.rs       the coarse clock, read once a tick
-//! track.rs       parse ─► key ─► look up ─► settled, or the machine
+//! track.rs       plain and settled? ─► done; or else parse ─► key ─► look up ─► the machine
 //! machine.rs     the machine on one segment, and the books          (unsafe)
 //! work.rs        the desk on which that is done
 //! flow_table.rs  the flow maps: find, insert, promote             (unsafe)

@@ -114,16 +114,25 @@ type Sought = Option<*mut FlowRecord>;
 fn short_path<C: Sight>(ctx: &C, hook: Hook) -> Option<Sought> {
     let bytes = ctx.beginning();
     if let Some(packet) = plain4(&bytes) {
-        return match packet {
-            PlainOptions::Stamped(packet) => plain(&packet, hook).map(Some),
-            PlainOptions::Bare(packet) => plain(&packet, hook).map(Some),
-        };
+        return either(&packet, hook).map(Some);
     }
-    // The long path looks for a record of IPv6 anew: see `look6`.
     match plain6(&bytes) {
-        Some(PlainOptions::Stamped(packet)) => plain(&packet, hook).map(|_| None),
-        Some(PlainOptions::Bare(packet)) => plain(&packet, hook).map(|_| None),
+        // The long path looks for a record of IPv6 anew: see `look6`.
+        Some(packet) => either(&packet, hook).map(|_| None),
         None => Some(None),
+    }
+}
+
+/// [`plain`], with timestamps or without.
+#[inline(always)]
+fn either<B, S>(packet: &PlainOptions<B, S>, hook: Hook) -> Option<*mut FlowRecord>
+where
+    B: Plain<Key: Key>,
+    S: Plain<Key: Key>,
+{
+    match packet {
+        PlainOptions::Stamped(packet) => plain(packet, hook),
+        PlainOptions::Bare(packet) => plain(packet, hook),
     }
 }
 

@@ -12,11 +12,11 @@ use crate::{
 pub struct Calm {
     /// Since when one of its ends must have been heard.
     heard: u64,
-    /// How far apart the last segments of its ends may be, less one.
+    /// The last segments of its ends must be less than this apart.
     apart: u64,
     /// Since when both ends must have been heard, if one has not acknowledged all that the other sent.
     answered: u64,
-    /// How many segments of an end may have been sent again, less one.
+    /// Fewer segments of an end than this must have been sent again.
     rtx: u64,
 }
 
@@ -59,16 +59,17 @@ impl Calm {
     }
 }
 
-/// The first moment that is less than `limit` ago; the beginning of time if there is no limit.
+/// [`after`], and the beginning of time if there is no limit.
 #[inline(always)]
 const fn since(now: u64, limit: u64) -> u64 {
     if limit == 0 { 0 } else { after(now, limit) }
 }
 
+/// The first moment that is less than `limit` ago.
 #[inline(always)]
 const fn after(now: u64, limit: u64) -> u64 {
     match now.checked_sub(limit) {
-        Some(before) => before + 1,
+        Some(before) => before.saturating_add(1),
         None => 0,
     }
 }
