@@ -103,9 +103,20 @@ impl Aside {
     }
 }
 
-/// What the short path leaves to the long one: the record of the packet's flow, null where there is none, if it was looked
-/// for.
-type Sought = Option<*mut FlowRecord>;
+/// What the short path leaves to the long one: whether it looked for the record of the packet's flow, and the record, null
+/// where there is none.
+struct Sought {
+    /// 1 if so. A whole word, or the verifier would not know.
+    was: u64,
+    found: *mut FlowRecord,
+}
+
+impl Sought {
+    #[inline(always)]
+    const fn not() -> Self {
+        Self { was: 0, found: null_mut() }
+    }
+}
 
 /// A plain packet of a settled flow: nearly all are. Gives `None` where that was all there is to do.
 ///
@@ -114,12 +125,12 @@ type Sought = Option<*mut FlowRecord>;
 fn short_path<C: Sight>(ctx: &C, hook: Hook) -> Option<Sought> {
     let bytes = ctx.beginning();
     if let Some(packet) = plain4(&bytes) {
-        return either(&packet, hook).map(Some);
+        return either(&packet, hook).map(|found| Sought { was: 1, found });
     }
     match plain6(&bytes) {
         // The long path looks for a record of IPv6 anew: see `look6`.
-        Some(packet) => either(&packet, hook).map(|_| None),
-        None => Some(None),
+        Some(packet) => either(&packet, hook).map(|_| Sought::not()),
+        None => Some(Sought::not()),
     }
 }
 
@@ -168,7 +179,9 @@ fn take<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A) ->
     // SAFETY: the map gave the element; nobody else writes the sender's half (see flow_table.rs).
     unsafe {
         let (own, peer) = halves(record, sender);
-        observe_acknowledgment(flow_table::verdict(record), sender, &mut *own, &*peer, segment)
+        let verdict = flow_table::verdict(record);
+        let prove = |proved| flow_table::install(record, verdict, proved);
+        observe_acknowledgment(verdict, sender, &mut *own, &*peer, segment, prove)
     }
 }
 
@@ -185,8 +198,8 @@ fn count<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, c
 /// Any packet: reads it whatever it is, and has it worked.
 #[inline(always)]
 fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Sought) {
-    let mut course = Course { hook, sought: sought.is_some().into(), left: 0 };
-    let mut record = ctx.look(counters, sought.unwrap_or(null_mut()), &mut course);
+    let mut course = Course { hook, sought: sought.was, left: 0 };
+    let mut record = ctx.look(counters, sought.found, &mut course);
     if course.left >= IPV6 {
         // A record does not come out of this function: it is looked for again.
         course.left = ctx.look6(counters, course.left - IPV6, hook);

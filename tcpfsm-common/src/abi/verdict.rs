@@ -307,22 +307,28 @@ impl Verdict {
         self.0 & (0xff << 20 | 0xff << Self::REASON_SHIFT) != 0
     }
 
-    /// Whether both ends are in ESTABLISHED and have proved it, and nothing else is pending: nearly every
-    /// segment of nearly every flow finds this.
+    /// Whether both ends are in ESTABLISHED and have proved it, and nothing else is pending.
     #[inline(always)]
     #[must_use]
     pub const fn is_settled(self) -> bool {
-        self.is_settled_for(End::Low) && self.is_confirmed(End::High)
+        self.is_established() && self.is_confirmed(End::Low) && self.is_confirmed(End::High)
     }
 
-    /// Whether both ends are in ESTABLISHED, this one has proved it, and nothing else is pending: what a client sends
-    /// before its server's first answer finds no more than this.
+    /// Whether both ends are in ESTABLISHED, and nothing else is pending: nearly every segment of nearly every flow finds
+    /// this.
     #[inline(always)]
     #[must_use]
-    pub const fn is_settled_for(self, end: End) -> bool {
+    pub const fn is_established(self) -> bool {
         const MASK: u64 = 0xff | 0xff << 19;
-        const SETTLED: u64 = State::Established as u64 | (State::Established as u64) << 4;
-        self.0 & MASK & !Self::PICKED_UP == SETTLED && self.is_confirmed(end)
+        const ESTABLISHED: u64 = State::Established as u64 | (State::Established as u64) << 4;
+        self.0 & MASK & !Self::PICKED_UP == ESTABLISHED
+    }
+
+    /// The same where that end has sent a segment that proves its state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn proved_by(self, end: End) -> Self {
+        Self(self.0 | 1 << (Self::CONFIRMED_SHIFT + end as u64))
     }
 }
 
@@ -432,8 +438,7 @@ mod tests {
         assert!(both(true).is_settled());
         assert!(both(true).with(Verdict::PICKED_UP, true).with_originator(End::High).is_settled());
         assert!(!both(false).is_settled());
-        assert!(!both(false).is_settled_for(End::Low), "it has not proved it");
-        assert!(both(false).is_settled_for(End::High));
+        assert!(both(false).is_established() && both(false).proved_by(End::Low).is_settled());
         assert!(!both(true).with_state(End::Low, State::FinWait1, true).is_settled());
         assert!(!both(true).with_reset_by(End::High, true).is_settled());
     }

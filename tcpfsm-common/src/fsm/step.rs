@@ -70,11 +70,12 @@ impl Step {
     }
 }
 
-/// A segment of a flow whose ends are both in ESTABLISHED, the sender proved to be, in order, with nothing to tell: the path
-/// of nearly every segment. Gives `false`, and leaves the evidence alone, where the full machine must look.
+/// A segment of a flow whose ends are both in ESTABLISHED, in order, with nothing to tell: the path of nearly every segment.
+/// Gives the verdict after it: the same, unless it is what proves its sender's state. Gives `None`, and leaves the evidence
+/// alone, where the full machine must look.
 ///
-/// For a segment taken here [`observe`] would leave the verdict as it is, tell no fact, and make the evidence
-/// the same. A property test holds it to that.
+/// For a segment taken here [`observe`] would say the same, tell no fact, and make the evidence the same. A property test
+/// holds it to that.
 #[inline(always)]
 #[must_use]
 pub fn observe_settled(
@@ -83,11 +84,19 @@ pub fn observe_settled(
     own: &mut Evidence,
     peer: &Evidence,
     segment: &Segment,
-) -> bool {
-    segment.is_acknowledgment() && observe_acknowledgment(verdict, sender, own, peer, segment)
+) -> Option<Verdict> {
+    let mut after = verdict;
+    let mut prove = |proved| {
+        after = proved;
+        true
+    };
+    let is_settled = segment.is_acknowledgment()
+        && observe_acknowledgment(verdict, sender, own, peer, segment, &mut prove);
+    is_settled.then_some(after)
 }
 
-/// [`observe_settled`] for what is known to be an ACK and nothing else.
+/// [`observe_settled`] for what is known to be an ACK and nothing else. `prove` is asked to install the verdict in which the
+/// sender has proved its state, where it had not, and says whether it could: if not, the segment is not taken.
 //
 // Registers are few: each number is asked for where it is compared. An end's first timestamp is left to the machine, so that all
 // that is asked of its flags is one comparison.
@@ -99,13 +108,14 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
     own: &mut Evidence,
     peer: &Evidence,
     segment: &A,
+    prove: impl FnOnce(Verdict) -> bool,
 ) -> bool {
     const NOISY: u16 =
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
     let generation = verdict.generation() as u8;
     let tsval = segment.tsval();
     let stamped = if tsval.is_some() { Evidence::TIMESTAMPS } else { 0 };
-    if !verdict.is_settled_for(sender)
+    if !verdict.is_established()
         || !own.is_quiet(generation, stamped, NOISY)
         || !peer.is_quiet(generation, 0, Evidence::FIN)
     {
@@ -127,6 +137,10 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
         || (segment.ip_id() != 0 && segment.ip_id() == own.last_ip_id())
         || tsval.is_some_and(|tsval| is_past(tsval, own.tsval))
     {
+        return false;
+    }
+    let proved = verdict.proved_by(sender);
+    if proved.0 != verdict.0 && !prove(proved) {
         return false;
     }
     if let Some(tsval) = tsval
@@ -267,9 +281,12 @@ pub fn advance(
         End::High => (high, &*low),
     };
     let before = Verdict(shared.verdict);
-    let step = if observe_settled(before, sender, own, peer, segment) {
-        Step { verdict: before, facts: Facts::default() }
-    } else if is_duplicate_view(before, own, shared.tap[sender as usize & 1], segment, now) {
+    if let Some(verdict) = observe_settled(before, sender, own, peer, segment) {
+        own.count(segment.len, segment.ip_id, now);
+        shared.verdict = verdict.0;
+        return (Step { verdict, facts: Facts::default() }, Change { opened: false, over: false });
+    }
+    let step = if is_duplicate_view(before, own, shared.tap[sender as usize & 1], segment, now) {
         Step::duplicate_view(before)
     } else if let Some(step) = observe_orderly(&PlainDesk::default(), before, sender, own, peer, segment) {
         step

@@ -24,6 +24,9 @@ pub(super) const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
 /// How long they are with that.
 pub(super) const STAMPED_LEN: usize = 12;
 
+/// How long Linux's options of a SYN are.
+const LINUX_SYN_LEN: usize = 20;
+
 /// The largest shift that counts (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
 
@@ -99,6 +102,11 @@ fn parse_options<B: PacketBytes>(bytes: &B, start: usize, len: usize) -> TcpOpti
 #[inline(always)]
 #[must_use]
 pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize) -> TcpOptions {
+    if bytes.blur(len, 0x3f) == LINUX_SYN_LEN
+        && let Some(options) = linux_syn_options(bytes, start)
+    {
+        return options;
+    }
     let zero = bytes.blur(0, u32::MAX as usize) as u32;
     let mut options = TcpOptions {
         mss: zero as u16,
@@ -111,6 +119,29 @@ pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize
     walk(bytes, start, len, &mut options);
     options.present = bytes.blur(usize::from(options.present), 0x3f) as u8;
     options
+}
+
+/// The options of a SYN or SYN-ACK as Linux sends it, each in its place: MSS, SACK permitted, timestamps, NOP, window scale.
+/// Nearly every handshake between Linux hosts: one comparison instead of a walk.
+#[inline(always)]
+fn linux_syn_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize) -> Option<TcpOptions> {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, scale] =
+        bytes.read::<LINUX_SYN_LEN>(start)?;
+    // In one comparison: the verifier would follow the walk from each.
+    let unlike = u32::from_be_bytes([a, b, 0, 0]) ^ 0x0204_0000
+        | u32::from_be_bytes([e, f, g, h]) ^ 0x0402_080a
+        | u32::from_be_bytes([q, r, s, 0]) ^ 0x0103_0300;
+    (unlike == 0).then(|| TcpOptions {
+        mss: u16::from_be_bytes([c, d]),
+        scale: scale.min(MAX_SCALE),
+        present: TcpOptions::HAS_MSS
+            | TcpOptions::SACK_PERMITTED
+            | TcpOptions::HAS_TIMESTAMPS
+            | TcpOptions::HAS_SCALE,
+        tsval: u32::from_be_bytes([i, j, k, l]),
+        tsecr: u32::from_be_bytes([m, n, o, p]),
+        sack_edge: SeqNum(0),
+    })
 }
 
 #[inline(always)]
@@ -187,6 +218,25 @@ mod tests {
         let options = walked(&[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7, 1, 3, 3, 10]);
         assert_eq!((options.mss, options.scale, options.tsval, options.tsecr), (1460, 10, 9, 7));
         assert!(options.has(TcpOptions::SACK_PERMITTED) && !options.has(TcpOptions::MALFORMED));
+    }
+
+    #[test]
+    fn linux_syn_equals_the_walk() {
+        let mut bytes = [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, 10];
+        let mut alike = 0;
+        for at in 0..bytes.len() {
+            for value in [0, 1, 2, 3, 4, 8, 10, 14, 15, 255] {
+                let before = core::mem::replace(&mut bytes[at], value);
+                let mut options = TcpOptions::default();
+                walk(&bytes.as_slice(), 0, bytes.len(), &mut options);
+                if let Some(fast) = linux_syn_options(&bytes.as_slice(), 0) {
+                    assert_eq!(fast, options, "{bytes:?}");
+                    alike += 1;
+                }
+                bytes[at] = before;
+            }
+        }
+        assert!(alike > 100, "every value of the numbers is one: {alike}");
     }
 
     #[test]

@@ -147,6 +147,42 @@ impl Shape {
         vec![self.step(false, SYN, 0, 0, 0)]
     }
 
+    /// A short connection as Linux makes it: open, a request and its answer, close from the client.
+    pub fn short_connection(self) -> Vec<(&'static str, Step)> {
+        let (data, push) = (DATA, ACK | PSH);
+        vec![
+            ("SYN", self.step(false, SYN, 0, 0, 0)),
+            ("SYN-ACK", self.step(true, SYN | ACK, 0, 1, 0)),
+            ("third ACK", self.step(false, ACK, 1, 1, 0)),
+            ("request", self.step(false, push, 1, 1, data)),
+            ("its ACK", self.step(true, ACK, 1, 1 + data, 0)),
+            ("response", self.step(true, push, 1, 1 + data, data)),
+            ("ACK of it", self.step(false, ACK, 1 + data, 1 + data, 0)),
+            ("FIN", self.step(false, FIN | ACK, 1 + data, 1 + data, 0)),
+            ("the other FIN", self.step(true, FIN | ACK, 1 + data, 2 + data, 0)),
+            ("last ACK", self.step(false, ACK, 2 + data, 2 + data, 0)),
+        ]
+    }
+
+    /// The frame of a step.
+    pub fn played(self, step: &Step, id: u16) -> Vec<u8> {
+        let payload = step.len - Shape { options: Options::Timestamps, ..self }.len(0);
+        let mut frame = self.frame(payload);
+        let (ip, tcp) = (14, 34);
+        frame[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
+        if step.reverse != 0 {
+            for at in 0..4 {
+                frame.swap(ip + 12 + at, ip + 16 + at);
+            }
+            frame.swap(tcp, tcp + 2);
+            frame.swap(tcp + 1, tcp + 3);
+        }
+        frame[tcp + 4..tcp + 8].copy_from_slice(&step.seq.to_be_bytes());
+        frame[tcp + 8..tcp + 12].copy_from_slice(&step.ack.to_be_bytes());
+        frame[tcp + 13] = step.flags as u8;
+        frame
+    }
+
     /// A whole connection: open, two requests and answers, close from the client.
     pub fn connection(self) -> Vec<Step> {
         let (data, push) = (DATA, ACK | PSH);

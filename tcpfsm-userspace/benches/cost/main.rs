@@ -14,6 +14,7 @@ mod emulate;
 mod floor;
 mod frames;
 mod groups;
+mod host;
 #[path = "../../../tcpfsm-ebpf/src/bin/floor/plan.rs"]
 mod plan;
 mod rig;
@@ -111,7 +112,7 @@ macro_rules! group {
 
 /// Every group, in the order of the run.
 const GROUPS: &[Group] = &[
-    group!("path", "instructions of the short path, counted", true, path::path),
+    Group { name: "path", what: "instructions executed, counted", usual: true, run: path::path },
     group!("hot", "established, one flow, XDP", true, established::hot),
     group!("tc", "established, one flow, TC beside XDP", true, established::tc),
     group!("cold-128k", "established, 131,072 flows in random order", true, |bench: &Bench| {

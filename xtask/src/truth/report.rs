@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use tcpfsm_common::fsm::State;
 
 use super::Settings;
-use super::lives::{End, Lives};
+use super::lives::{Lives, Moved};
 use super::programs::KINDS;
-use super::rest::Agreement;
+use super::rest::{Agreement, Difference};
 use super::score::{Class, Counts, Score, Side, score};
+use super::tracker::Said;
 use super::traffic::Played;
 
 /// Losses of the daemon that lose lines.
@@ -185,7 +185,8 @@ impl Report {
             out,
             "listings of all sockets: {listings}; {equal} of {compared} states equal, {unsettled} on the move"
         )?;
-        for (end, kernel, tracker) in rest.differences.iter().take(differences) {
+        for difference in rest.differences.iter().take(differences) {
+            let Difference { end, kernel, tracker, listed, moves, steps } = difference;
             writeln!(
                 out,
                 "  {} with {}: the kernel says {}, the tracker {}",
@@ -194,6 +195,7 @@ impl Report {
                 kernel.ss_name(),
                 tracker.ss_name()
             )?;
+            self.write_accounts(out, moves, steps, Some(*listed))?;
         }
         if !classes.is_empty() {
             writeln!(out, "{} ways to differ", classes.len())?;
@@ -210,6 +212,17 @@ impl Report {
         writeln!(out, "    kernel   {kernel}")?;
         writeln!(out, "    tracker  {said}")?;
         writeln!(out, "    one is {} with {}", example.local, example.remote)?;
+        self.write_accounts(out, moves, steps, None)
+    }
+
+    /// What both said of an end, in the order of time, and when the kernel's sockets were listed.
+    fn write_accounts(
+        &self,
+        out: &mut String,
+        moves: &[Moved],
+        steps: &[Said],
+        listed: Option<i64>,
+    ) -> std::fmt::Result {
         let kernel = moves.iter().map(|moved| {
             let at = (moved.at.cast_signed() + self.wall) / 1_000;
             (at, format!("kernel   {} -> {}", moved.from.ss_name(), moved.to.ss_name()))
@@ -221,7 +234,8 @@ impl Report {
                 format!("tracker  {} -> {}{assumed} ({})", step.from.ss_name(), step.to.ss_name(), step.why),
             )
         });
-        let mut both: Vec<_> = kernel.chain(tracker).collect();
+        let listing = listed.map(|at| (at, "listing".to_owned()));
+        let mut both: Vec<_> = kernel.chain(tracker).chain(listing).collect();
         both.sort_by_key(|(at, _)| *at);
         let first = both.first().map_or(0, |(at, _)| *at);
         for (at, what) in both {
@@ -270,7 +284,7 @@ fn side_json(side: &SideReport) -> Value {
             class
         })
         .collect();
-    let difference = |(end, kernel, tracker): &(End, State, State)| {
+    let difference = |Difference { end, kernel, tracker, .. }: &Difference| {
         json!({
             "local": end.local.to_string(),
             "remote": end.remote.to_string(),

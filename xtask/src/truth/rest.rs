@@ -76,8 +76,20 @@ pub struct Agreement {
     pub equal: u64,
     /// Not judged: on the move, or TIME-WAITs about to end.
     pub unsettled: u64,
-    /// Each difference: the end, the kernel's state, the tracker's.
-    pub differences: Vec<(End, State, State)>,
+    pub differences: Vec<Difference>,
+}
+
+/// An end that the kernel lists in another state than the tracker said.
+#[derive(Debug)]
+pub struct Difference {
+    pub end: End,
+    pub kernel: State,
+    pub tracker: State,
+    /// When the listing began, wall clock in microseconds.
+    pub listed: i64,
+    /// What the tracepoint told of the end, and what the tracker.
+    pub moves: Vec<Moved>,
+    pub steps: Vec<Said>,
 }
 
 /// Judges the listings of a side. `wall` is what to add to a CLOCK_MONOTONIC nanosecond, in nanoseconds.
@@ -101,7 +113,14 @@ pub fn compare(listings: &[Listing], side: &Side<'_>, wall: i64) -> Agreement {
             if kernel == tracker.0 || kernel == State::Closed && tracker.0 == State::Listen {
                 agreement.equal += 1;
             } else {
-                agreement.differences.push((end, kernel, tracker.0));
+                agreement.differences.push(Difference {
+                    end,
+                    kernel,
+                    tracker: tracker.0,
+                    listed: *began,
+                    moves: moved.to_vec(),
+                    steps: said.to_vec(),
+                });
             }
         }
     }
