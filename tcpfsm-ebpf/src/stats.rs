@@ -4,6 +4,7 @@ use tcpfsm_common::{
     abi::{Counters, FlowEvent, Health, Hook, Verdict, bucket_of},
     fact::{Fact, Facts},
     flow::End,
+    fsm::State,
 };
 
 use crate::maps::COUNTERS;
@@ -118,7 +119,7 @@ fn end(counters: &mut Counters, before: Verdict, after: Verdict, end: End, since
     let side = (after.originator() as u8 != end as u8) as usize & 1;
     counters.transitions[side][from][entered] += 1;
     // The time before a connection is nobody's dwell time.
-    if !new && !before.state(end).is_closed() {
+    if !new && left > State::Listen as usize {
         let dwell = now.saturating_sub(since);
         counters.dwell[left][bucket_of(dwell)] += 1;
         counters.dwell_sum[left] += dwell;

@@ -24,6 +24,7 @@ pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, SAMPLE, StuckEvent}
 pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
 pub use sweep::{Conditions, SweepReport, SweepRequest};
+pub(crate) use verdict::Move;
 pub use verdict::{CloseReason, Verdict};
 
 /// The version of everything in this module.

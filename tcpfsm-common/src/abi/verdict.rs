@@ -15,6 +15,27 @@ use crate::{
 #[repr(transparent)]
 pub struct Verdict(pub u64);
 
+/// A move of one end, as it changes the word: the state entered, and the one to return to.
+#[derive(Clone, Copy)]
+pub(crate) struct Move {
+    /// The bits that change, as the low end's.
+    mask: u16,
+    /// What they change to.
+    bits: u16,
+}
+
+impl Move {
+    /// None.
+    pub(crate) const STAY: Self = Self { mask: 0, bits: 0 };
+
+    /// From one state to another.
+    pub(crate) const fn new(from: State, to: State) -> Self {
+        const STATE: u16 = Verdict::STATE as u16;
+        const PREVIOUS_SHIFT: u64 = Verdict::PREVIOUS_SHIFT;
+        Self { mask: STATE | STATE << PREVIOUS_SHIFT, bits: to as u16 | (from as u16) << PREVIOUS_SHIFT }
+    }
+}
+
 /// How a flow ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -92,6 +113,7 @@ impl Verdict {
     const CONFIRMED_SHIFT: u64 = 8;
     const PREVIOUS_SHIFT: u64 = 10;
     const ORIGINATOR: u64 = 1 << 18;
+    const BOTH_ESTABLISHED: u64 = State::Established as u64 | (State::Established as u64) << 4;
     const REASON_SHIFT: u64 = 48;
     const GENERATION_SHIFT: u64 = 32;
 
@@ -170,6 +192,16 @@ impl Verdict {
         }
         let bit = Self::CONFIRMED_SHIFT + end as u64;
         Self(word & !(1 << bit) | (confirmed as u64) << bit)
+    }
+
+    /// Moves one end. Where it goes is assumed until it is said to be [proved](Self::proved_by).
+    #[inline(always)]
+    pub(crate) const fn moved(self, end: End, by: Move) -> Self {
+        let at = 4 * end as u64;
+        let Move { mask, bits } = by;
+        // The mask holds all bits of a state, or none.
+        let unproved = (mask as u64 & 1) << (Self::CONFIRMED_SHIFT + end as u64);
+        Self(self.0 & !((mask as u64) << at | unproved) | (bits as u64) << at)
     }
 
     /// Sets or clears a bit of the word.
@@ -269,24 +301,24 @@ impl Verdict {
     #[inline(always)]
     #[must_use]
     pub const fn is_closed(self) -> bool {
-        self.state(End::Low).is_closed() && self.state(End::High).is_closed()
+        const CLOSED: u16 = set_of(&[State::Closed, State::Listen]);
+        self.are_both_in(CLOSED)
     }
 
     /// Whether neither end can send any more: each is closed, or in TIME_WAIT.
     #[inline(always)]
     #[must_use]
     pub const fn is_over(self) -> bool {
-        const fn quiet(state: State) -> bool {
-            state.is_closed() || matches!(state, State::TimeWait)
-        }
-        quiet(self.state(End::Low)) && quiet(self.state(End::High))
+        const OVER: u16 = set_of(&[State::Closed, State::Listen, State::TimeWait]);
+        self.are_both_in(OVER)
     }
 
     /// Whether the handshake is under way, or nothing but a stray was seen.
     #[inline(always)]
     #[must_use]
     pub const fn is_embryonic(self) -> bool {
-        !(self.state(End::Low).is_synchronized() && self.state(End::High).is_synchronized())
+        const EMBRYONIC: u16 = set_of(&[State::Closed, State::Listen, State::SynSent, State::SynRecv]);
+        !self.are_both_in(!EMBRYONIC)
     }
 
     /// Whether this is no more than a handshake, under way or failed: neither end got further than ESTABLISHED, and
@@ -294,10 +326,16 @@ impl Verdict {
     #[inline(always)]
     #[must_use]
     pub const fn is_handshake(self) -> bool {
-        let (low, high) = (self.state(End::Low) as u8, self.state(End::High) as u8);
-        low <= State::Established as u8
-            && high <= State::Established as u8
-            && (low < State::Established as u8 || high < State::Established as u8)
+        const UP_TO_ESTABLISHED: u16 =
+            set_of(&[State::Closed, State::Listen, State::SynSent, State::SynRecv, State::Established]);
+        self.are_both_in(UP_TO_ESTABLISHED) && !self.are_both_established()
+    }
+
+    /// Whether both ends are in states of a set, without a branch: the kernel programs ask often.
+    #[inline(always)]
+    const fn are_both_in(self, states: u16) -> bool {
+        let states = states as u64;
+        states >> self.slot(End::Low) & states >> self.slot(End::High) & 1 != 0
     }
 
     /// Whether anything is pending beside the states, or a reason to have ended is given.
@@ -314,14 +352,19 @@ impl Verdict {
         self.is_established() && self.is_confirmed(End::Low) && self.is_confirmed(End::High)
     }
 
+    /// Whether both ends are in ESTABLISHED, whatever else is pending.
+    #[inline(always)]
+    pub(crate) const fn are_both_established(self) -> bool {
+        self.0 & 0xff == Self::BOTH_ESTABLISHED
+    }
+
     /// Whether both ends are in ESTABLISHED, and nothing else is pending: nearly every segment of nearly every flow finds
     /// this.
     #[inline(always)]
     #[must_use]
     pub const fn is_established(self) -> bool {
         const MASK: u64 = 0xff | 0xff << 19;
-        const ESTABLISHED: u64 = State::Established as u64 | (State::Established as u64) << 4;
-        self.0 & MASK & !Self::PICKED_UP == ESTABLISHED
+        self.0 & MASK & !Self::PICKED_UP == Self::BOTH_ESTABLISHED
     }
 
     /// The same where that end has sent a segment that proves its state.
@@ -330,6 +373,23 @@ impl Verdict {
     pub const fn proved_by(self, end: End) -> Self {
         Self(self.0 | 1 << (Self::CONFIRMED_SHIFT + end as u64))
     }
+}
+
+/// A bit for the code of each of these states; codes that have none stand for CLOSED.
+const fn set_of(states: &[State]) -> u16 {
+    let mut set = 0;
+    let mut code = 0;
+    while code < 16 {
+        let mut at = 0;
+        while at < states.len() {
+            if State::from_code(code) as u8 == states[at] as u8 {
+                set |= 1 << code;
+            }
+            at += 1;
+        }
+        code += 1;
+    }
+    set
 }
 
 /// [`Verdict::flow_slot`] by both states: the lowest byte of a verdict. A table, since the kernel programs ask often.

@@ -7,7 +7,7 @@
 
 use super::{Event, State, desk::Desk, next, step::Step, window::fails_paws};
 use crate::{
-    abi::{CloseReason, Evidence, Verdict},
+    abi::{CloseReason, Evidence, Move, Verdict},
     fact::{Fact, Facts},
     flow::End,
     segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
@@ -88,13 +88,9 @@ pub fn observe_orderly<D: Desk>(
     let sent = SENDER[from & 15 | (notes & 7) << 4];
     let has_sent_fin = (own.flags / Evidence::FIN) & 1;
     let received = RECEIVER[at & 15 | (notes & 1) << 4 | (has_sent_fin as usize) << 5];
-    let after = sent.apply(verdict, sender, true);
-    let after = received.apply(after, sender.other(), after.is_confirmed(sender.other()) && received.stays());
+    let after = verdict.moved(sender, sent).proved_by(sender).moved(sender.other(), received);
     let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * Facts::of(&[Fact::HalfClosed]).0);
-    if at == State::SynRecv as usize
-        && sent.to == State::Established as u8
-        && received.to == State::Established as u8
-    {
+    if at == State::SynRecv as usize && after.are_both_established() {
         facts.add(Fact::Established);
     }
     if after.is_over() {
@@ -133,26 +129,21 @@ const fn opened_by(sender: End) -> Verdict {
         .with_state(sender.other(), State::SynRecv, false)
 }
 
-/// Where an end comes to, and from where.
+/// Where an end comes to, and from where, one event after the other.
 #[derive(Clone, Copy)]
-struct Move {
-    to: u8,
-    previous: u8,
+struct Way {
+    to: State,
+    previous: State,
 }
 
-impl Move {
-    const fn stay(state: State) -> Self {
-        Self { to: state as u8, previous: state as u8 }
-    }
-
-    #[inline(always)]
-    const fn stays(self) -> bool {
-        self.to == self.previous
+impl Way {
+    const fn begin(state: State) -> Self {
+        Self { to: state, previous: state }
     }
 
     const fn then(self, event: Event) -> Self {
-        match next(State::from_code(self.to), event) {
-            Some(to) => Self { to: to as u8, previous: self.to },
+        match next(self.to, event) {
+            Some(to) => Self { to, previous: self.to },
             None => self,
         }
     }
@@ -161,27 +152,23 @@ impl Move {
         if condition { self.then(event) } else { self }
     }
 
-    #[inline(always)]
-    const fn apply(self, verdict: Verdict, end: End, confirmed: bool) -> Verdict {
-        verdict.with_state(end, State::from_code(self.previous), confirmed).with_state(
-            end,
-            State::from_code(self.to),
-            confirmed,
-        )
+    const fn as_move(self) -> Move {
+        if self.to as u8 == self.previous as u8 { Move::STAY } else { Move::new(self.previous, self.to) }
     }
 }
 
 /// What the sender has done: by its state, whether it acknowledges its peer's FIN, whether it sends one, and whether
 /// its peer is in LAST-ACK.
 static SENDER: [Move; 128] = {
-    let mut table = [Move::stay(State::Closed); 128];
+    let mut table = [Move::STAY; 128];
     let mut at = 0;
     while at < table.len() {
         let (closes, fin, answered) = (at >> 4 & 1 != 0, at >> 5 & 1 != 0, at >> 6 & 1 != 0);
-        table[at] = Move::stay(State::from_code(at as u8 & 15))
+        table[at] = Way::begin(State::from_code(at as u8 & 15))
             .then_if(closes && answered, Event::FinAcked)
             .then_if(closes, Event::RcvdFin)
-            .then_if(fin, if closes { Event::SentFin } else { Event::SentCrossingFin });
+            .then_if(fin, if closes { Event::SentFin } else { Event::SentCrossingFin })
+            .as_move();
         at += 1;
     }
     table
@@ -189,14 +176,15 @@ static SENDER: [Move; 128] = {
 
 /// What was done to the receiver: by its state, whether its FIN was acknowledged, and whether the sender has sent one.
 static RECEIVER: [Move; 64] = {
-    let mut table = [Move::stay(State::Closed); 64];
+    let mut table = [Move::STAY; 64];
     let mut at = 0;
     while at < table.len() {
         let (closes, fin) = (at >> 4 & 1 != 0, at >> 5 & 1 != 0);
-        table[at] = Move::stay(State::from_code(at as u8 & 15))
+        table[at] = Way::begin(State::from_code(at as u8 & 15))
             .then(Event::RcvdAckOfSyn)
             .then_if(closes, Event::FinAcked)
-            .then_if(fin, Event::RcvdFin);
+            .then_if(fin, Event::RcvdFin)
+            .as_move();
         at += 1;
     }
     table

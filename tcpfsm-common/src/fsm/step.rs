@@ -336,11 +336,11 @@ pub fn settle(
         shared.since = [now; 2];
         shared.reported = 0;
     }
-    if before.state(End::Low) as u8 != after.state(End::Low) as u8 {
+    if before.slot(End::Low) != after.slot(End::Low) {
         shared.since[0] = now;
         shared.reported = 0;
     }
-    if before.state(End::High) as u8 != after.state(End::High) as u8 {
+    if before.slot(End::High) != after.slot(End::High) {
         shared.since[1] = now;
         shared.reported = 0;
     }
