@@ -26,6 +26,8 @@ impl TcpFlags {
     pub const CWR: u16 = 0x080;
     /// AE: accurate ECN (RFC 9768).
     pub const AE: u16 = 0x100;
+    /// All of them.
+    pub const ALL: u16 = 0x1ff;
 
     /// Whether any bit of `mask` is set.
     #[inline(always)]

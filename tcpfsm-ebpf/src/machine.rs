@@ -30,9 +30,9 @@ const RETRIES: usize = 4;
 const ONE_SIDED_PROMOTION: u64 = 16;
 
 /// What came of one attempt at a segment.
-type Attempt = u64;
+pub(crate) type Attempt = u64;
 /// The segment is worked.
-const DONE: Attempt = 0;
+pub(crate) const DONE: Attempt = 0;
 /// The record was on its way to another map: look again.
 const AGAIN: Attempt = 1;
 
@@ -55,7 +55,6 @@ pub(crate) extern "C" fn tcpfsm_segment(
     if work.segment.options.has(TcpOptions::UNREAD) {
         tcpfsm_options(work);
     }
-    work.carries = 0;
     if !found.is_null() {
         let attempt = if work.is_embryo() {
             tcpfsm_embryo(work, found, counters)
@@ -262,7 +261,11 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
 /// along as it was before, and put into the copy: nobody else writes it there either.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tcpfsm_advance(work: *mut Work, record: *mut FlowRecord, counters: *mut Counters) -> Attempt {
+pub(crate) extern "C" fn tcpfsm_advance(
+    work: *mut Work,
+    record: *mut FlowRecord,
+    counters: *mut Counters,
+) -> Attempt {
     if work.is_null() || record.is_null() || counters.is_null() {
         return DONE;
     }

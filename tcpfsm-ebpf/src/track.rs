@@ -3,7 +3,7 @@
 //!
 //! What is here knows packet memory, what is there does not: so the verifier follows each of them on its own.
 
-use core::{cell::UnsafeCell, ffi::c_void, ptr::null_mut};
+use core::{cell::UnsafeCell, ffi::c_void, mem::MaybeUninit, ptr::null_mut};
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
@@ -22,7 +22,7 @@ use crate::{
     bytes::{Linear, Source},
     clock,
     flow_table::{self, Key, halves},
-    machine::{tcpfsm_icmp, tcpfsm_segment},
+    machine::{DONE, tcpfsm_advance, tcpfsm_icmp, tcpfsm_segment},
     maps::scope,
     stats,
     work::Work,
@@ -41,14 +41,18 @@ pub(crate) type Left = usize;
 const SEGMENT: Left = 16;
 /// An ICMP error is on the desk.
 const ICMP: Left = 17;
+/// Nothing was done yet.
+const UNREAD: Left = 18;
+/// It is a plain packet, and its flow was looked for.
+const PLAIN: Left = 19;
+/// It is like a plain packet, but with a FIN.
+const FIN: Left = 20;
 /// An IPv6 header begins at so many bytes more than this.
 const IPV6: Left = 32;
 
 /// A packet on the long path.
 pub(crate) struct Course {
     hook: Hook,
-    /// Whether the flow map was asked for the packet's flow: 1 if so. A whole word, or the verifier would not know.
-    sought: u64,
     left: Left,
 }
 
@@ -66,8 +70,11 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
     /// The same with all headers in it.
     fn linear(&self) -> Linear<'_, Self>;
 
+    /// [`pick_up`] in a function of its own.
+    fn pick_up(&self, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord;
+
     /// [`look`] in a function of its own: so the short path has the registers for itself.
-    fn look(&self, counters: &mut Counters, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord;
+    fn look(&self, counters: &mut Counters, course: &mut Course) -> *mut FlowRecord;
 
     /// [`look6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
     fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left;
@@ -76,98 +83,97 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
 /// Counts one packet, and tracks it if it is TCP.
 #[inline(always)]
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
-    let aside = Aside::of(ctx);
-    if let Some(sought) = short_path(ctx, hook)
+    let (context, found) = (Aside::new(), Aside::new());
+    context.put(ctx.as_ptr());
+    if let Some(left) = short_path(ctx, hook, &found)
         && let Some(counters) = stats::counters()
     {
-        long_path(&C::again(aside.take()), hook, counters, sought);
+        // SAFETY: it was put there above.
+        long_path(&C::again(unsafe { context.take() }), hook, counters, left, &found);
     }
 }
 
-/// The context, put on the stack: across the short path it would hold one of the few registers.
-struct Aside(UnsafeCell<*mut c_void>);
+/// A pointer, put on the stack: across the short path it would hold one of the few registers.
+struct Aside<T>(UnsafeCell<MaybeUninit<*mut T>>);
 
-impl Aside {
+impl<T> Aside<T> {
     #[inline(always)]
-    fn of<C: EbpfContext>(ctx: &C) -> Self {
-        let aside = Self(UnsafeCell::new(null_mut()));
+    const fn new() -> Self {
+        Self(UnsafeCell::new(MaybeUninit::uninit()))
+    }
+
+    #[inline(always)]
+    fn put(&self, pointer: *mut T) {
         // SAFETY: a place on the stack.
-        unsafe { aside.0.get().write_volatile(ctx.as_ptr()) };
-        aside
+        unsafe { self.0.get().write_volatile(MaybeUninit::new(pointer)) };
     }
 
+    /// What was put there.
+    ///
+    /// # Safety
+    /// Something must have been.
     #[inline(always)]
-    fn take(&self) -> *mut c_void {
-        // SAFETY: as above.
-        unsafe { self.0.get().read_volatile() }
+    unsafe fn take(&self) -> *mut T {
+        // SAFETY: a place on the stack, and the caller's promise.
+        unsafe { self.0.get().read_volatile().assume_init() }
     }
 }
 
-/// What the short path leaves to the long one: whether it looked for the record of the packet's flow, and the record, null
-/// where there is none.
-struct Sought {
-    /// 1 if so. A whole word, or the verifier would not know.
-    was: u64,
-    found: *mut FlowRecord,
-}
-
-impl Sought {
-    #[inline(always)]
-    const fn not() -> Self {
-        Self { was: 0, found: null_mut() }
-    }
-}
+/// What is left to do about a packet, and the record of its flow.
+type Looked = (Left, *mut FlowRecord);
 
 /// A plain packet of a settled flow: nearly all are. Gives `None` where that was all there is to do.
 ///
 /// It stands in the entry point: on many machines each return from a function costs a tenth of a look-up.
 #[inline(always)]
-fn short_path<C: Sight>(ctx: &C, hook: Hook) -> Option<Sought> {
+fn short_path<C: Sight>(ctx: &C, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left> {
     let bytes = ctx.beginning();
-    if let Some(packet) = plain4(&bytes) {
-        return either(&packet, hook).map(|found| Sought { was: 1, found });
+    if let Some(packet) = plain4::<_, false>(&bytes) {
+        return either(&packet, hook, found);
     }
-    match plain6(&bytes) {
-        // The long path looks for a record of IPv6 anew: see `look6`.
-        Some(packet) => either(&packet, hook).map(|_| Sought::not()),
-        None => Some(Sought::not()),
+    match plain6::<_, false>(&bytes) {
+        Some(packet) => either(&packet, hook, found),
+        None => Some(UNREAD),
     }
 }
 
 /// [`plain`], with timestamps or without.
 #[inline(always)]
-fn either<B, S>(packet: &PlainOptions<B, S>, hook: Hook) -> Option<*mut FlowRecord>
+fn either<B, S>(packet: &PlainOptions<B, S>, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left>
 where
     B: Plain<Key: Key>,
     S: Plain<Key: Key>,
 {
     match packet {
-        PlainOptions::Stamped(packet) => plain(packet, hook),
-        PlainOptions::Bare(packet) => plain(packet, hook),
+        PlainOptions::Stamped(packet) => plain(packet, hook, found),
+        PlainOptions::Bare(packet) => plain(packet, hook, found),
+        PlainOptions::Fin => Some(FIN),
     }
 }
 
-/// The short path of a plain packet: gives the record of its flow, null where there is none, if there is more to do.
+/// The short path of a plain packet: puts the record of its flow aside, if there is one.
 #[inline(always)]
-fn plain<P: Plain<Key: Key>>(packet: &P, hook: Hook) -> Option<*mut FlowRecord> {
+fn plain<P: Plain<Key: Key>>(packet: &P, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left> {
     let (key, sender) = packet.key(scope());
-    let Some(record) = key.find_flow() else { return Some(null_mut()) };
+    let record = key.find_flow();
+    found.put(record.unwrap_or(null_mut()));
+    let Some(record) = record else { return Some(PLAIN) };
     // Two copies of one text, each of which knows when it is compiled where the two halves are.
     let is_settled = match sender {
         End::Low => settle(record, End::Low, packet, hook),
         End::High => settle(record, End::High, packet, hook),
     };
-    (!is_settled).then_some(record)
+    (!is_settled).then_some(PLAIN)
 }
 
 /// Takes a segment of a settled flow and counts it; says whether it is one.
 //
 // The counters are looked up where they are needed: before that they would hold a register.
 #[inline(always)]
-fn settle<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, hook: Hook) -> bool {
-    let is_settled = take(record, sender, segment);
+fn settle<P: Plain>(record: *mut FlowRecord, sender: End, packet: &P, hook: Hook) -> bool {
+    let is_settled = take(record, sender, packet);
     if is_settled && let Some(counters) = stats::counters() {
-        count(record, sender, segment, counters);
+        count(record, sender, packet, counters);
         stats::packet(counters, hook, Outcome::Tracked as usize);
     }
     is_settled
@@ -195,20 +201,30 @@ fn count<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, c
     }
 }
 
-/// Any packet: reads it whatever it is, and has it worked.
+/// Any packet: reads it whatever it is, if that is still to be done, and has it worked.
 #[inline(always)]
-fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Sought) {
-    let mut course = Course { hook, sought: sought.was, left: 0 };
-    let mut record = ctx.look(counters, sought.found, &mut course);
-    if course.left >= IPV6 {
-        // A record does not come out of this function: it is looked for again.
-        course.left = ctx.look6(counters, course.left - IPV6, hook);
-        record = null_mut();
+fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left, found: &Aside<FlowRecord>) {
+    let mut course = Course { hook, left };
+    let mut record = null_mut();
+    if left != UNREAD {
+        // SAFETY: that of a plain packet was put there when it was looked for.
+        let found = if left == PLAIN { unsafe { found.take() } } else { null_mut() };
+        record = ctx.pick_up(found, &mut course);
+    }
+    if course.left == UNREAD {
+        record = ctx.look(counters, &mut course);
+        if course.left >= IPV6 {
+            // A record does not come out of this function: it is looked for again.
+            course.left = ctx.look6(counters, course.left - IPV6, hook);
+            record = null_mut();
+        }
     }
     let outcome = match course.left {
         SEGMENT => {
             let Some(work) = Work::desk() else { return };
-            tcpfsm_segment(work, record, counters);
+            if record.is_null() || !work.is_ready() || tcpfsm_advance(work, record, counters) != DONE {
+                tcpfsm_segment(work, record, counters);
+            }
             // Off unless asked for when the programs are loaded, and never on the short path.
             debug!(
                 ctx,
@@ -226,18 +242,54 @@ fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, sought: Sou
     stats::packet(counters, hook, outcome);
 }
 
+/// Puts a plain packet on the desk, one with a FIN too; gives the record of its flow, null where there is none. `found` is that
+/// record if it was looked for.
+#[inline(always)]
+pub(crate) fn pick_up<C: Sight>(ctx: &C, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
+    let bytes = ctx.beginning();
+    let meta = Meta { hook: course.hook, ifindex: || ctx.ifindex() };
+    let sought = (course.left == PLAIN).then_some(found);
+    let (left, record) = if let Some(packet) = plain4::<_, true>(&bytes) {
+        either_put_down(&packet, sought, &meta)
+    } else if let Some(packet) = plain6::<_, true>(&bytes) {
+        either_put_down(&packet, sought, &meta)
+    } else {
+        (UNREAD, null_mut())
+    };
+    course.left = left;
+    record
+}
+
+/// [`put_down`] of a plain packet.
+#[inline(always)]
+fn either_put_down<B, S, I: Fn() -> u32>(
+    packet: &PlainOptions<B, S>,
+    sought: Option<*mut FlowRecord>,
+    meta: &Meta<I>,
+) -> Looked
+where
+    B: Plain<Key: Key>,
+    S: Plain<Key = B::Key>,
+{
+    let ((key, sender), segment) = match packet {
+        PlainOptions::Stamped(packet) => (packet.key(scope()), packet.segment()),
+        PlainOptions::Bare(packet) => (packet.key(scope()), packet.segment()),
+        PlainOptions::Fin => return (UNREAD, null_mut()),
+    };
+    let found = match sought {
+        Some(record) => (!record.is_null()).then_some(record),
+        None => find(&key),
+    };
+    put_down(&key, sender, found, &segment, meta)
+}
+
 /// Looks at a packet; gives the record of its flow, null where there is none.
 #[inline(always)]
-pub(crate) fn look<C: Sight>(
-    ctx: &C,
-    counters: &mut Counters,
-    found: *mut FlowRecord,
-    course: &mut Course,
-) -> *mut FlowRecord {
+pub(crate) fn look<C: Sight>(ctx: &C, counters: &mut Counters, course: &mut Course) -> *mut FlowRecord {
     let bytes = ctx.linear();
     let meta = Meta { hook: course.hook, ifindex: || ctx.ifindex() };
     let looked = match parse_ether(&bytes) {
-        Ok((Network::Ipv4, offset)) => packet4(&bytes, offset, &meta, counters, course.sought, found),
+        Ok((Network::Ipv4, offset)) => packet4(&bytes, offset, &meta, counters),
         Ok((Network::Ipv6, offset)) => Ok((IPV6 + offset, null_mut())),
         Err(skip) => Err(skip),
     };
@@ -252,7 +304,7 @@ pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, h
     let bytes = ctx.linear();
     let offset = bytes.blur(offset, 0x3f);
     let meta = Meta { hook, ifindex: || ctx.ifindex() };
-    packet6(&bytes, offset, &meta, counters, 0, null_mut()).map_or_else(skipped, |(left, _)| left)
+    packet6(&bytes, offset, &meta, counters).map_or_else(skipped, |(left, _)| left)
 }
 
 /// The counter of a skip: they come after the outcomes.
@@ -260,9 +312,6 @@ pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, h
 fn skipped(skip: Skip) -> Left {
     Outcome::ALL.len() + skip as usize
 }
-
-/// What came of a packet, and the record of its flow.
-type Looked = Result<(Left, *mut FlowRecord), Skip>;
 
 /// The endpoints first, and the segment once its flow is looked up: registers are few, and what is read before the
 /// look-up must be kept across it.
@@ -274,20 +323,17 @@ macro_rules! packet {
             offset: usize,
             meta: &Meta<I>,
             counters: &mut Counters,
-            sought: u64,
-            found: *mut FlowRecord,
-        ) -> Looked {
+        ) -> Result<Looked, Skip> {
             let ip = $ip(bytes, offset, || bytes.len())?;
             match ip.transport {
                 Transport::Tcp => {
                     let (src_port, dst_port) = parse_ports(bytes, ip.payload)?;
                     let ends = $ends { src: ip.src, dst: ip.dst, src_port, dst_port };
                     let (key, sender) = ends.key(scope());
-                    let found = if sought != 0 { (!found.is_null()).then_some(found) } else { find(&key) };
+                    let found = find(&key);
                     let (_, segment) = parse_tcp(bytes, ip.payload, ip.payload_len, $first_fragment(&ip))?;
                     let segment = Segment { ip_id: $id(&ip), ..segment };
-                    if sought == 0
-                        && let Some(record) = found
+                    if let Some(record) = found
                         && segment.is_acknowledgment()
                         && take(record, sender, &segment)
                     {
@@ -326,7 +372,7 @@ fn put_down<K: Key, I: Fn() -> u32>(
     found: Option<*mut FlowRecord>,
     segment: &Segment,
     meta: &Meta<I>,
-) -> (Left, *mut FlowRecord) {
+) -> Looked {
     // So soon after the other map's look-up both wait for memory at the same time.
     let (record, map) = match found {
         Some(record) => (record, K::FLOWS),

@@ -10,7 +10,7 @@ use tcpfsm_common::{
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{Desk, Step},
-    segment::{Segment, SegmentKind, TcpFlags},
+    segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
 };
 
 use crate::{bytes::OptionBytes, flow_table::Key, maps::DESK, track::Meta};
@@ -77,6 +77,7 @@ impl Work {
         // Asked for here, not where it is parsed: the short path has no use for it.
         let to_itself = key.is_self_connected();
         self.segment = Segment { tap: Tap::new(ifindex, meta.hook).0, to_itself, ..*segment };
+        self.carries = 0;
         self.not_stored = 0;
     }
 
@@ -99,6 +100,12 @@ impl Work {
     #[inline(always)]
     pub(crate) fn sender(&self) -> End {
         self.event.sender_end()
+    }
+
+    /// Whether the segment is read whole, and its record in a flow map: nothing but the machine is left.
+    #[inline(always)]
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.is_embryo() && !self.segment.options.has(TcpOptions::UNREAD)
     }
 
     /// Whether the record is in an embryonic map.

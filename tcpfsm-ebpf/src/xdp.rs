@@ -39,8 +39,13 @@ impl Sight for XdpContext {
     }
 
     #[inline(never)]
-    fn look(&self, counters: &mut Counters, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
-        track::look(self, counters, found, course)
+    fn pick_up(&self, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
+        track::pick_up(self, found, course)
+    }
+
+    #[inline(never)]
+    fn look(&self, counters: &mut Counters, course: &mut Course) -> *mut FlowRecord {
+        track::look(self, counters, course)
     }
 
     #[inline(never)]

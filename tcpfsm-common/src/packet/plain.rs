@@ -1,6 +1,6 @@
 //! The packets that nearly all are: Ethernet without tags, IPv4 without options or IPv6 without extension headers, whole, and in
-//! them an ACK of TCP, with the options that Linux gives it or none. Every field has its place, known beforehand, and one comparison
-//! settles several.
+//! them an ACK of TCP, or a FIN with it, with the options that Linux gives it or none. Every field has its place, known beforehand,
+//! and one comparison settles several.
 //!
 //! The parser reads these packets too. A law holds the two to one another.
 
@@ -12,23 +12,28 @@ use super::{
 };
 use crate::{
     flow::{End, Endpoints4, Endpoints6, FlowKey4, FlowKey6},
-    segment::{Acknowledgment, TcpFlags},
+    segment::{Acknowledgment, Segment, TcpFlags, TcpOptions},
     seq::SeqNum,
 };
 
 const TCP: u32 = IpProto::Tcp as u32;
 
 /// Data offset, and the flags that steer the machine, of a TCP header. The others (PSH, URG, ECN's) may be as they are.
-const SHAPE: u32 = 0xf << 28 | ((TcpFlags::ACK | TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) as u32) << 16;
+const SHAPE: u32 = 0xf << 28 | ((TcpFlags::ACK | TcpFlags::SYN | TcpFlags::RST) as u32) << 16 | FIN;
 /// An ACK without options.
 const BARE: u32 = 5 << 28 | (TcpFlags::ACK as u32) << 16;
 /// An ACK with as many bytes of options as timestamps take.
 const STAMPED: u32 = 8 << 28 | (TcpFlags::ACK as u32) << 16;
+/// A FIN.
+const FIN: u32 = (TcpFlags::FIN as u32) << 16;
 
-/// A plain packet.
+/// A plain packet. With a FIN, it is more than the [`Acknowledgment`] that it says it is.
 pub trait Plain: Acknowledgment {
     /// The key of its flow.
     type Key;
+
+    /// All of its segment.
+    fn segment(&self) -> Segment;
 
     /// The key, and the end that is this packet's source.
     fn key(&self, scope: u32) -> (Self::Key, End);
@@ -41,6 +46,8 @@ pub enum PlainOptions<B, S> {
     Bare(B),
     /// With timestamps.
     Stamped(S),
+    /// A FIN, which was not asked for, and so not looked at any further.
+    Fin,
 }
 
 /// The big-endian number at a place.
@@ -64,29 +71,41 @@ macro_rules! plain {
         $plain:ident, $bare:ident, $stamped:ident: $key:ident by $ends:ident, TCP at $tcp:literal;
         |$head:ident| is $is:expr; length $length:expr, without $ip:literal; id $id:expr; addresses $addresses:expr;
     ) => {
-        /// The packet, if it is plain. One whose IP header does not say how long it is, or contradicts itself, is not.
+        /// The packet, if it is plain, with a FIN only if `FINS` are asked for. One whose IP header does not say how long it is, or
+        /// contradicts itself, is not.
         #[inline(always)]
         #[must_use]
-        pub fn $plain<B: PacketBytes>(
+        pub fn $plain<B: PacketBytes, const FINS: bool>(
             bytes: &B,
         ) -> Option<PlainOptions<$bare<B::Head<{ $tcp + 20 }>>, $stamped<B::Head<{ $tcp + 20 + STAMPED_LEN }>>>> {
             let $head = bytes.head::<{ $tcp + 20 }>()?;
             if !$is {
                 return None;
             }
-            match number!($head, $tcp + 12) & SHAPE {
+            match number!($head, $tcp + 12) & if FINS { SHAPE & !FIN } else { SHAPE } {
                 STAMPED => {
                     let head = bytes.head::<{ $tcp + 20 + STAMPED_LEN }>()?;
                     let is_stamped = number!(head, $tcp + 20) == ALIGNED_TIMESTAMPS
                         && $length >= $ip + 20 + STAMPED_LEN as u32;
                     is_stamped.then_some(PlainOptions::Stamped($stamped(head)))
                 }
-                BARE if $length >= $ip + 20 => Some(PlainOptions::Bare($bare($head))),
-                _ => None,
+                BARE => ($length >= $ip + 20).then_some(PlainOptions::Bare($bare($head))),
+                shape => (shape & !FIN == BARE || shape & !FIN == STAMPED).then_some(PlainOptions::Fin),
             }
         }
 
-        plain!($bare, $key, $ends, $tcp, |$head| $length, $ip + 20, $id, $addresses, None);
+        plain!(
+            $bare,
+            $key,
+            $ends,
+            $tcp,
+            |$head| $length,
+            $ip + 20,
+            $id,
+            $addresses,
+            None,
+            TcpOptions::default()
+        );
         plain!(
             $stamped,
             $key,
@@ -96,12 +115,18 @@ macro_rules! plain {
             $ip + 20 + STAMPED_LEN as u32,
             $id,
             $addresses,
-            Some(number!($head, $tcp + 24))
+            Some(number!($head, $tcp + 24)),
+            TcpOptions {
+                present: TcpOptions::HAS_TIMESTAMPS,
+                tsval: number!($head, $tcp + 24),
+                tsecr: number!($head, $tcp + 28),
+                ..TcpOptions::default()
+            }
         );
     };
     (
         $name:ident, $key:ident, $ends:ident, $tcp:literal,
-        |$head:ident| $length:expr, $headers:expr, $id:expr, $addresses:expr, $tsval:expr
+        |$head:ident| $length:expr, $headers:expr, $id:expr, $addresses:expr, $tsval:expr, $options:expr
     ) => {
         /// Such a packet's head.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +134,22 @@ macro_rules! plain {
 
         impl<H: PacketHead> Plain for $name<H> {
             type Key = $key;
+
+            #[inline(always)]
+            fn segment(&self) -> Segment {
+                let $head = &self.0;
+                Segment {
+                    seq: self.seq(),
+                    ack: self.ack(),
+                    len: self.payload_len(),
+                    flags: TcpFlags((number!($head, $tcp + 12) >> 16) as u16 & TcpFlags::ALL),
+                    window: self.window(),
+                    ip_id: self.ip_id(),
+                    to_itself: false,
+                    tap: 0,
+                    options: $options,
+                }
+            }
 
             #[inline(always)]
             fn key(&self, scope: u32) -> ($key, End) {

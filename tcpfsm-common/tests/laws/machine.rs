@@ -567,7 +567,9 @@ fn the_short_path_is_the_machine_on_settled_flows() {
         Ok(())
     });
     let [taken, unproved, proving] = [&taken, &unproved, &proving].map(Cell::get);
-    println!("{taken} of 200000 segments took the short path, {unproved} to an unproved end, {proving} from one");
+    println!(
+        "{taken} of 200000 segments took the short path, {unproved} to an unproved end, {proving} from one"
+    );
     assert!(taken > 10_000 && unproved > 5_000 && proving > 5_000);
 }
 

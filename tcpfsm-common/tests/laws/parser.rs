@@ -1,5 +1,7 @@
 //! Laws of the parser.
 
+use core::fmt::Debug;
+
 use proptest::prelude::*;
 use tcpfsm_common::{
     flow::{End, Endpoints4, Endpoints6},
@@ -423,36 +425,48 @@ proptest! {
 }
 
 fn is_plain(frame: &[u8]) -> bool {
-    plain4(&frame).is_some() || plain6(&frame).is_some()
+    plain4::<_, true>(&frame).is_some() || plain6::<_, true>(&frame).is_some()
 }
 
 /// What a plain packet says is what the parser reads, if it is taken for one.
 fn agree(frame: &[u8]) -> Result<(), TestCaseError> {
     let parsed = parse(frame, frame.len());
-    match (plain4(&frame), plain6(&frame), parsed) {
-        (None, None, _) => Ok(()),
+    match (plain4::<_, true>(&frame), plain6::<_, true>(&frame), parsed) {
+        (None, None, _) => {
+            prop_assert!(matches!(plain4::<_, false>(&frame), None | Some(PlainOptions::Fin)));
+            prop_assert!(matches!(plain6::<_, false>(&frame), None | Some(PlainOptions::Fin)));
+            Ok(())
+        }
         (Some(packet), None, Ok(Parsed::V4(Packet::Tcp(ends, segment)))) => {
-            either_says(&packet, &segment, ends.key(7))
+            either_says(&packet, &plain4::<_, false>(&frame), &segment, ends.key(7))
         }
         (None, Some(packet), Ok(Parsed::V6(Packet::Tcp(ends, segment)))) => {
-            either_says(&packet, &segment, ends.key(7))
+            either_says(&packet, &plain6::<_, false>(&frame), &segment, ends.key(7))
         }
         (.., parsed) => Err(TestCaseError::fail(format!("{parsed:?}"))),
     }
 }
 
-fn either_says<K: PartialEq + core::fmt::Debug>(
-    packet: &PlainOptions<impl Plain<Key = K>, impl Plain<Key = K>>,
+fn either_says<
+    K: PartialEq + Debug,
+    B: Plain<Key = K> + PartialEq + Debug,
+    S: Plain<Key = K> + PartialEq + Debug,
+>(
+    packet: &PlainOptions<B, S>,
+    without_fins: &Option<PlainOptions<B, S>>,
     segment: &Segment,
     key: (K, End),
 ) -> Result<(), TestCaseError> {
+    let wanted = if segment.is_acknowledgment() { packet } else { &PlainOptions::Fin };
+    prop_assert_eq!(without_fins.as_ref(), Some(wanted));
     match packet {
         PlainOptions::Bare(packet) => says(packet, segment, key),
         PlainOptions::Stamped(packet) => says(packet, segment, key),
+        PlainOptions::Fin => Err(TestCaseError::fail("FINs were asked for")),
     }
 }
 
-fn says<P: Plain<Key: PartialEq + core::fmt::Debug>>(
+fn says<P: Plain<Key: PartialEq + Debug>>(
     packet: &P,
     segment: &Segment,
     key: (P::Key, End),
@@ -460,16 +474,18 @@ fn says<P: Plain<Key: PartialEq + core::fmt::Debug>>(
     fn all<A: Acknowledgment>(of: &A) -> (SeqNum, SeqNum, u16, Option<u32>, u32, u16) {
         (of.seq(), of.ack(), of.window(), of.tsval(), of.payload_len(), of.ip_id())
     }
-    prop_assert!(segment.is_acknowledgment(), "{:?}", segment);
     prop_assert_eq!(packet.key(7), key);
     prop_assert_eq!(all(packet), all(segment));
+    // Whether it is its own receiver, the key says.
+    prop_assert_eq!(packet.segment(), Segment { to_itself: false, ..*segment });
     Ok(())
 }
 
 impl Plan {
-    /// A plain packet: an ACK in one piece, with the options of Linux or none.
+    /// A plain packet: an ACK in one piece, or a FIN with it, with the options of Linux or none.
     fn plain() -> impl Strategy<Value = Self> {
-        let others = TcpFlags::PSH | TcpFlags::URG | TcpFlags::ECE | TcpFlags::CWR | TcpFlags::AE;
+        let others =
+            TcpFlags::FIN | TcpFlags::PSH | TcpFlags::URG | TcpFlags::ECE | TcpFlags::CWR | TcpFlags::AE;
         (Self::strategy(), any::<bool>(), any::<(u32, u32)>()).prop_map(move |(mut plan, stamped, stamps)| {
             plan.tags.clear();
             match &mut plan.ip {

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, Result, bail};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SectionKind};
+use object::{
+    Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SectionKind,
+};
 
 /// Where the stack ends, and what a function has of it.
 const STACK: u64 = 0x1_0000;
@@ -27,6 +29,7 @@ struct Instruction {
 }
 
 /// The code of an object and its variables, laid out in one memory.
+#[derive(Default)]
 pub struct Image {
     code: Vec<Instruction>,
     functions: BTreeMap<usize, String>,
@@ -39,8 +42,7 @@ impl Image {
     /// Lays out an object.
     pub fn of(object: &[u8]) -> Result<Self> {
         let file = object::File::parse(object).context("read the object")?;
-        let mut image =
-            Self { code: vec![], functions: BTreeMap::new(), symbols: HashMap::new(), data: vec![], maps: vec![] };
+        let mut image = Self::default();
         let mut places: HashMap<SectionIndex, u64> = HashMap::new();
         let mut end = DATA;
         for section in file.sections() {
@@ -127,8 +129,17 @@ impl Image {
 
     /// The function that holds an instruction.
     pub fn function(&self, at: usize) -> &str {
-        self.functions.range(..=at).next_back().map_or("", |(_, name)| name)
+        self.functions.range(..=at).next_back().map_or("", |(_, name)| plain_name(name))
     }
+}
+
+/// The last part of a name as Rust mangles it, which has its length before it; other names as they are.
+fn plain_name(name: &str) -> &str {
+    let is_last = |at: &usize| {
+        let (before, part) = name.split_at(*at);
+        before.ends_with(&part.len().to_string()) && !part.starts_with(|first: char| first.is_ascii_digit())
+    };
+    (1..name.len()).find(is_last).map_or(name, |at| &name[at..])
 }
 
 impl Instruction {
@@ -143,11 +154,11 @@ impl Instruction {
     }
 }
 
-/// What a run executed.
+/// What was executed.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub instructions: u64,
-    pub calls: u64,
+    /// The helpers called, by number.
     pub helpers: Vec<i64>,
     /// How often each instruction was executed.
     pub at: HashMap<usize, u64>,
@@ -157,7 +168,6 @@ impl Tally {
     /// Adds another's.
     pub fn add(&mut self, other: &Self) {
         self.instructions += other.instructions;
-        self.calls += other.calls;
         self.helpers.extend(&other.helpers);
         for (at, count) in &other.at {
             *self.at.entry(*at).or_default() += count;
@@ -193,8 +203,9 @@ impl<'a> Machine<'a> {
     }
 
     /// What a helper was called with.
-    pub const fn argument(&self, number: usize) -> u64 {
-        self.registers[number]
+    pub const fn arguments(&self) -> [u64; 4] {
+        let [_, first, second, third, fourth, ..] = self.registers;
+        [first, second, third, fourth]
     }
 
     /// Runs a program with its context, and says what it executed. `helper` is called with the number of a
@@ -231,7 +242,6 @@ impl<'a> Machine<'a> {
                     at + 1
                 }
                 (0x85, _) => {
-                    tally.calls += 1;
                     callers.push((at + 1, self.registers[6..].try_into().unwrap()));
                     self.registers[10] -= FRAME;
                     jump(instruction.immediate)?

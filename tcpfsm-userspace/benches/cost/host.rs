@@ -1,9 +1,12 @@
-//! The kernel as far as the programs ask it: maps, the ring, the time.
+//! The kernel as far as the programs ask it, for [`emulate`](crate::emulate): maps, the ring, the time, packets.
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail};
-use tcpfsm_common::abi::{FlowRecord, ServiceRecord};
+use tcpfsm_common::{
+    abi::{FlowRecord, ServiceKey, ServiceRecord},
+    flow::{FlowKey4, FlowKey6},
+};
 use zerocopy::IntoBytes as _;
 
 use crate::emulate::{Image, Machine, Tally};
@@ -13,11 +16,31 @@ const CONTEXT: u64 = 0x2_0000;
 const PACKET: u64 = 0x3_0000;
 const RING: u64 = 0x8_0000;
 const ELEMENTS: u64 = 0x1000_0000;
+/// More than an element takes.
+const STEP: u64 = 1 << 20;
 
-/// What a tick of jiffies is, and when it is.
-const NOW: u64 = 0x1_2345_0000;
+/// When the first packet comes; how long before the next. And what a tick is.
+const BEGINNING: u64 = 0x1_2345_0000;
+const BETWEEN: u64 = 10_000;
+const TICK_BITS: u32 = 22;
 
-/// Which hook a packet comes to.
+const EEXIST: u64 = (-17_i64).cast_unsigned();
+
+/// Helpers by number.
+pub mod helper {
+    pub const MAP_LOOKUP_ELEM: i64 = 1;
+    pub const MAP_UPDATE_ELEM: i64 = 2;
+    pub const MAP_DELETE_ELEM: i64 = 3;
+    pub const KTIME_GET_NS: i64 = 5;
+    pub const SKB_LOAD_BYTES: i64 = 26;
+    pub const JIFFIES64: i64 = 118;
+    pub const RINGBUF_RESERVE: i64 = 131;
+    pub const RINGBUF_SUBMIT: i64 = 132;
+    pub const RINGBUF_QUERY: i64 = 134;
+    pub const KTIME_GET_COARSE_NS: i64 = 160;
+}
+
+/// Where a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
@@ -25,164 +48,158 @@ pub enum Hook {
     Egress,
 }
 
-/// Maps and their elements.
+/// A machine with maps.
 pub struct Host<'a> {
     image: &'a Image,
     machine: Machine<'a>,
+    now: u64,
+    world: World,
+}
+
+/// What is in the maps, and what was told.
+#[derive(Default)]
+struct World {
     elements: HashMap<(String, Vec<u8>), u64>,
-    next: u64,
-    pub events: Vec<usize>,
-    pub now: u64,
+    events: Vec<u64>,
+}
+
+impl World {
+    /// Makes room for an element of a map.
+    fn make(&mut self, map: &str, key: Vec<u8>) -> u64 {
+        let at = ELEMENTS + self.elements.len() as u64 * STEP;
+        *self.elements.entry((map.to_owned(), key)).or_insert(at)
+    }
+}
+
+/// The size of a hash map's keys and of its values; arrays have none to tell, and all their elements from the start.
+fn hash_map(map: &str) -> Option<(usize, usize)> {
+    match map {
+        "FLOWS4" | "EMBRYOS4" => Some((size_of::<FlowKey4>(), size_of::<FlowRecord>())),
+        "FLOWS6" | "EMBRYOS6" => Some((size_of::<FlowKey6>(), size_of::<FlowRecord>())),
+        "SERVICES" => Some((size_of::<ServiceKey>(), size_of::<ServiceRecord>())),
+        _ => None,
+    }
 }
 
 impl<'a> Host<'a> {
     pub fn new(image: &'a Image) -> Self {
-        Self {
-            image,
-            machine: Machine::new(image),
-            elements: HashMap::new(),
-            next: ELEMENTS,
-            events: vec![],
-            now: NOW,
-        }
+        Self { image, machine: Machine::new(image), now: BEGINNING, world: World::default() }
     }
 
-    pub fn machine(&mut self) -> &mut Machine<'a> {
-        &mut self.machine
-    }
-
-    /// Sets a variable of the object's.
+    /// Sets one of the object's variables.
     pub fn set(&mut self, name: &str, value: &[u8]) -> Result<()> {
-        let at = self.image.place(name)?;
-        self.machine.write(at, value);
+        self.machine.write(self.image.place(name)?, value);
         Ok(())
     }
 
     /// Puts an element into a map, and says where it lies.
     pub fn put(&mut self, map: &str, key: &[u8], value: &[u8]) -> u64 {
-        let at = self.place(map, key);
+        let at = self.world.make(map, key.to_owned());
         self.machine.write(at, value);
         at
     }
 
-    /// The tick of the present.
-    pub const fn tick(&self) -> u64 {
-        self.now >> 22
+    /// What lies there.
+    pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
+        self.machine.read(at, len)
     }
 
-    fn place(&mut self, map: &str, key: &[u8]) -> u64 {
-        let next = &mut self.next;
-        *self.elements.entry((map.into(), key.into())).or_insert_with(|| {
-            *next += 1 << 20;
-            *next
-        })
+    /// The time as a tick, and as a clock.
+    pub const fn clock(&self) -> [u64; 2] {
+        [self.now >> TICK_BITS, self.now]
     }
 
-    /// Sends a packet through a program.
-    pub fn packet(&mut self, hook: Hook, frame: &[u8]) -> Result<Tally> {
-        let end = (PACKET + frame.len() as u64) as u32;
-        let mut context = [0_u32; 48];
-        let program = match hook {
-            Hook::Xdp => {
-                context[..2].copy_from_slice(&[PACKET as u32, end]);
-                context[3] = 3;
-                "tcpfsm_xdp"
-            }
-            Hook::Ingress | Hook::Egress => {
-                context[0] = frame.len() as u32;
-                context[10] = 3;
-                context[19] = PACKET as u32;
-                context[20] = end;
-                if hook == Hook::Ingress { "tcpfsm_ingress" } else { "tcpfsm_egress" }
-            }
-        };
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.machine.write(PACKET, frame);
-        self.machine.write(CONTEXT, &context);
-        self.now += 10_000;
-        let Self { image, machine, elements, next, events, now } = self;
-        machine.run(program, CONTEXT, |machine, helper| {
-            let argument = |number| machine.argument(number);
-            let key = |machine: &Machine<'_>, map: &str| {
-                let len = match map {
-                    "FLOWS4" | "EMBRYOS4" => 16,
-                    "FLOWS6" | "EMBRYOS6" => 40,
-                    "SERVICES" => 24,
-                    _ => 4,
-                };
-                machine.read(machine.argument(2), len)
-            };
-            Ok(match helper {
-                // bpf_map_lookup_elem
-                1 => {
-                    let map = image.map(argument(1))?;
-                    let found = (map.to_owned(), key(machine, map));
-                    let is_array = !(map.starts_with("FLOWS") || map.starts_with("EMBRYOS") || map == "SERVICES");
-                    if is_array {
-                        *elements.entry(found).or_insert_with(|| {
-                            *next += 1 << 20;
-                            *next
-                        })
-                    } else {
-                        elements.get(&found).copied().unwrap_or(0)
-                    }
-                }
-                // bpf_map_update_elem
-                2 => {
-                    let map = image.map(argument(1))?;
-                    let found = (map.to_owned(), key(machine, map));
-                    if elements.contains_key(&found) {
-                        return Ok((-17_i64).cast_unsigned());
-                    }
-                    let len = if map == "SERVICES" { size_of::<ServiceRecord>() } else { size_of::<FlowRecord>() };
-                    let value = machine.read(argument(3), len);
-                    *next += 1 << 20;
-                    elements.insert(found, *next);
-                    machine.write(*next, &value);
-                    0
-                }
-                // bpf_map_delete_elem
-                3 => {
-                    let map = image.map(argument(1))?;
-                    elements.remove(&(map.to_owned(), key(machine, map))).context("nothing to remove")?;
-                    0
-                }
-                // bpf_ktime_get_ns, bpf_ktime_get_coarse_ns
-                5 | 160 => *now,
-                // bpf_skb_load_bytes, bpf_xdp_load_bytes
-                26 | 189 => {
-                    let (from, len) = (PACKET + argument(2), argument(4) as usize);
-                    let bytes = machine.read(from, len);
-                    let to = argument(3);
-                    machine.write(to, &bytes);
-                    0
-                }
-                // bpf_skb_pull_data
-                39 => 0,
-                // bpf_jiffies64
-                118 => *now >> 22,
-                // bpf_ringbuf_reserve
-                131 => {
-                    events.push(argument(2) as usize);
-                    RING
-                }
-                // bpf_ringbuf_submit, bpf_ringbuf_query
-                132 | 134 => 0,
-                // bpf_xdp_get_buff_len
-                188 => frame.len() as u64,
-                other => bail!("helper {other} is not known here"),
-            })
-        })
+    /// How long each event is that was told.
+    pub fn events(&self) -> &[u64] {
+        &self.world.events
     }
 
-    /// Runs one of the floor's programs on a frame whose flow is there.
-    pub fn found(&mut self, program: &str, frame: &[u8]) -> Result<Tally> {
-        let end = PACKET + frame.len() as u64;
-        self.machine.write(PACKET, frame);
-        self.machine.write(CONTEXT, [PACKET as u32, end as u32].as_bytes());
-        self.machine.run(program, CONTEXT, |_, helper| match helper {
-            1 => Ok(ELEMENTS),
+    /// Runs one of the floor's programs on a frame; its map has every flow.
+    pub fn look_up(&mut self, program: &str, frame: &[u8]) -> Result<Tally> {
+        self.lay_down(Hook::Xdp, frame);
+        self.machine.run(program, CONTEXT, |_, called| match called {
+            helper::MAP_LOOKUP_ELEM => Ok(ELEMENTS),
             other => bail!("{program} calls helper {other}"),
         })
     }
+
+    /// Sends a packet through the tracker.
+    pub fn packet(&mut self, hook: Hook, frame: &[u8]) -> Result<Tally> {
+        self.lay_down(hook, frame);
+        self.now += BETWEEN;
+        let program = match hook {
+            Hook::Xdp => "tcpfsm_xdp",
+            Hook::Ingress => "tcpfsm_ingress",
+            Hook::Egress => "tcpfsm_egress",
+        };
+        let Self { image, machine, now, world } = self;
+        machine.run(program, CONTEXT, |machine, called| help(image, machine, *now, world, called))
+    }
+
+    /// Puts a frame into memory, and the context that leads to it.
+    fn lay_down(&mut self, hook: Hook, frame: &[u8]) {
+        let len = frame.len() as u32;
+        let (data, end) = (PACKET as u32, PACKET as u32 + len);
+        let mut context = [0_u32; 48];
+        if hook == Hook::Xdp {
+            // xdp_md: data, data_end, data_meta, ingress_ifindex.
+            [context[0], context[1], context[3]] = [data, end, 3];
+        } else {
+            // __sk_buff: len, ifindex, data, data_end.
+            [context[0], context[10], context[19], context[20]] = [len, 3, data, end];
+        }
+        self.machine.write(PACKET, frame);
+        self.machine.write(CONTEXT, context.as_bytes());
+    }
+}
+
+/// Does what a helper does.
+fn help(image: &Image, machine: &mut Machine<'_>, now: u64, world: &mut World, called: i64) -> Result<u64> {
+    let [first, second, third, fourth] = machine.arguments();
+    Ok(match called {
+        helper::MAP_LOOKUP_ELEM => {
+            let map = image.map(first)?;
+            match hash_map(map) {
+                Some((key, _)) => {
+                    let element = (map.to_owned(), machine.read(second, key));
+                    world.elements.get(&element).copied().unwrap_or(0)
+                }
+                None => world.make(map, machine.read(second, 4)),
+            }
+        }
+        helper::MAP_UPDATE_ELEM => {
+            let map = image.map(first)?;
+            let (key, value) = hash_map(map).with_context(|| format!("{map} is not to be written"))?;
+            let element = (map.to_owned(), machine.read(second, key));
+            if world.elements.contains_key(&element) {
+                return Ok(EEXIST);
+            }
+            let value = machine.read(third, value);
+            let at = world.make(map, element.1);
+            machine.write(at, &value);
+            0
+        }
+        helper::MAP_DELETE_ELEM => {
+            let map = image.map(first)?;
+            let (key, _) = hash_map(map).with_context(|| format!("{map} is not to be written"))?;
+            // Its place stays taken: places are counted by elements.
+            let element = (map.to_owned(), machine.read(second, key));
+            let at = world.elements.remove(&element).context("nothing to remove")?;
+            world.elements.insert((format!("removed from {map}"), element.1), at);
+            0
+        }
+        helper::KTIME_GET_NS | helper::KTIME_GET_COARSE_NS => now,
+        helper::SKB_LOAD_BYTES => {
+            let bytes = machine.read(PACKET + second, usize::try_from(fourth)?);
+            machine.write(third, &bytes);
+            0
+        }
+        helper::JIFFIES64 => now >> TICK_BITS,
+        helper::RINGBUF_RESERVE => {
+            world.events.push(second);
+            RING
+        }
+        helper::RINGBUF_SUBMIT | helper::RINGBUF_QUERY => 0,
+        other => bail!("helper {other} is not known here"),
+    })
 }

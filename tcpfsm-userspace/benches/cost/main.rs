@@ -3,7 +3,7 @@
 //! - [`plan`], [`frames`], [`floor`]: packets, and the jig that makes another one each time
 //! - [`subject`]: the tracker's programs, and the check that packets took the path that is measured
 //! - [`rig`], [`stats`], [`sys`]: rounds, medians, clocks
-//! - [`emulate`]: instructions counted, where clocks say too little
+//! - [`emulate`], [`host`]: instructions counted, where clocks say too little
 //! - [`groups`]: what is measured
 //! - [`budgets`], [`verifier`]: what is promised
 

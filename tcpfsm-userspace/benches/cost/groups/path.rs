@@ -1,8 +1,10 @@
-//! How many instructions the short path executes, counted: what the clock says depends on the machine and the hour, this does not.
+//! How many instructions the programs execute, counted: what the clock says depends on the machine and the hour, this does not.
+
+use std::{cmp::Reverse, collections::HashMap};
 
 use anyhow::{Context as _, Result, bail};
 use tcpfsm_common::{
-    abi::{Counters, Evidence, FlowRecord, KernelConfig, Verdict},
+    abi::{ClosedEvent, Counters, Evidence, FlowEvent, FlowRecord, KernelConfig, Verdict},
     flow::End,
     fsm::{State, observe_settled},
     packet::{Packet, Parsed, parse_ether, parse_network},
@@ -16,97 +18,82 @@ use crate::{
     emulate::{Image, Tally},
     frames::{CLIENT_ISS, DATA, Layout, Options, SERVER_ISS, SYN, Shape, WINDOW},
     groups::established::client_end,
-    host::{Hook, Host},
+    host::{Hook, Host, helper},
     rig::{Clock, Table},
 };
 
 /// What the short path calls: two look-ups and the tick.
-const SHORT: [i64; 3] = [1, 1, 118];
+const SHORT: [i64; 3] = [helper::MAP_LOOKUP_ELEM, helper::MAP_LOOKUP_ELEM, helper::JIFFIES64];
 
-/// One packet of the client's, through XDP. What helpers do is not in it.
+/// What a short connection tells: five moves, and its end with the totals.
+const TOLD: [usize; 6] = {
+    let moved = size_of::<FlowEvent>();
+    [moved, moved, moved, moved, moved, size_of::<ClosedEvent>()]
+};
+
+/// One packet of a settled flow through XDP, and a whole connection through TC. What helpers do is not in it.
 pub fn path(bench: &Bench) -> Result<Vec<Table>> {
     let clock = Clock::start();
     let (floor, object) = (Image::of(bench.floor.bytes())?, Image::of(&bench.object)?);
     let shape = |layout, options| Shape { layout, options };
     let stamped = shape(Layout::Ipv4, Options::Timestamps);
     let stamped6 = shape(Layout::Ipv6, Options::Timestamps);
-    let rows = [
+    let rows = vec![
         ("L", look_up(&floor, "floor_lookup", stamped)?),
         ("L, IPv6", look_up(&floor, "floor_lookup6", stamped6)?),
-        ("data", tracker(&object, stamped, DATA)?),
-        ("pure ACK", tracker(&object, stamped, 0)?),
-        ("data, no timestamps", tracker(&object, shape(Layout::Ipv4, Options::None), DATA)?),
-        ("data, IPv6", tracker(&object, stamped6, DATA)?),
+        ("data", settled_packet(&object, stamped, DATA)?),
+        ("pure ACK", settled_packet(&object, stamped, 0)?),
+        ("data, no timestamps", settled_packet(&object, shape(Layout::Ipv4, Options::None), DATA)?),
+        ("data, IPv6", settled_packet(&object, stamped6, DATA)?),
     ];
-    let rows = rows.into_iter().map(|(name, executed)| (name, vec![executed as f64])).collect();
-    Ok(vec![Table::of("path", "insns", clock, rows), connection(&object)?])
+    let mut tables = vec![counted("path", clock, rows)];
+    tables.extend(connection(&object)?);
+    Ok(tables)
 }
 
-/// A short connection as Linux makes it, seen on the server's interface.
-fn connection(object: &Image) -> Result<Table> {
+fn counted(group: &str, clock: Clock, rows: Vec<(&str, u64)>) -> Table {
+    let rows = rows.into_iter().map(|(name, executed)| (name, vec![executed as f64])).collect();
+    Table::of(group, "insns", clock, rows)
+}
+
+/// A short connection as Linux makes it, seen on its server's interface: by packet, and all of it by function. Fails unless it
+/// is told as it should be.
+fn connection(object: &Image) -> Result<[Table; 2]> {
     let clock = Clock::start();
     let mut host = Host::new(object);
+    let config = KernelConfig { event_quota: Config::default().event_quota, ..KernelConfig::default() };
     host.set("AYA_LOG_LEVEL", &[0])?;
-    host.set(
-        "CONFIG",
-        KernelConfig { event_quota: Config::default().event_quota, ..KernelConfig::default() }.as_bytes(),
-    )?;
-    let (syn, stamped) = (
-        Shape { layout: Layout::Ipv4, options: Options::Syn },
-        Shape { layout: Layout::Ipv4, options: Options::Timestamps },
-    );
-    let mut rows = vec![];
-    let mut all = Tally::default();
-    for (at, (name, step)) in stamped.short_connection().into_iter().enumerate() {
-        let shape = if step.flags & SYN == 0 { stamped } else { syn };
+    host.set("CONFIG", config.as_bytes())?;
+    let shape = |options| Shape { layout: Layout::Ipv4, options };
+    let (mut rows, mut all) = (vec![], Tally::default());
+    for (id, (name, step)) in (0_u16..).zip(shape(Options::Timestamps).short_connection()) {
+        let options = if step.flags & SYN == 0 { Options::Timestamps } else { Options::Syn };
         let hook = if step.reverse == 0 { Hook::Ingress } else { Hook::Egress };
-        let tally = host.packet(hook, &shape.played(&step, at as u16)).with_context(|| format!("{name}"))?;
-        if std::env::var_os("PATH_DETAIL").is_some() {
-            detail(object, name, &tally);
-        }
-        rows.push((name, vec![tally.instructions as f64]));
+        let tally = host.packet(hook, &shape(options).played(&step, id)).context(name)?;
+        rows.push((name, tally.instructions));
         all.add(&tally);
     }
-    if std::env::var_os("PATH_DETAIL").is_some() {
-        detail(object, "all", &all);
-        eprintln!("distinct {} events {:?}", all.at.len(), host.events);
+    if host.events() != TOLD.map(|len| len as u64) {
+        bail!("a connection is told in {:?} bytes, not in {TOLD:?}", host.events());
     }
-    rows.push(("all", vec![all.instructions as f64]));
-    Ok(Table::of("path-connection", "insns", clock, rows))
-}
-
-fn detail(object: &Image, name: &str, tally: &Tally) {
-    let mut by: std::collections::HashMap<&str, (u64, u64)> = Default::default();
-    for (at, count) in &tally.at {
-        let entry = by.entry(object.function(*at)).or_default();
-        entry.0 += count;
-        entry.1 += 1;
+    rows.push(("all", all.instructions));
+    let mut by_function: HashMap<&str, u64> = HashMap::new();
+    for (&at, executed) in &all.at {
+        *by_function.entry(object.function(at)).or_default() += executed;
     }
-    let mut by: Vec<_> = by.into_iter().collect();
-    by.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.0));
-    if let Some(dir) = std::env::var_os("PATH_DUMP") {
-        use std::fmt::Write as _;
-        let mut text = String::new();
-        for (at, count) in &tally.at {
-            let function = object.function(*at);
-            let _ = writeln!(text, "{function} {} {count}", *at as u64 - object.place(function).unwrap());
-        }
-        std::fs::write(std::path::Path::new(&dir).join(name.replace(' ', "_")), text).unwrap();
-    }
-    eprintln!("{name}: {} instructions, {} calls, helpers {:?}", tally.instructions, tally.calls, tally.helpers);
-    for (function, (executed, distinct)) in by {
-        eprintln!("    {executed:6} {distinct:6} {function}");
-    }
+    let mut by_function: Vec<_> = by_function.into_iter().collect();
+    by_function.sort_by_key(|&(name, executed)| (Reverse(executed), name));
+    Ok([counted("path-connection", clock, rows), counted("path-functions", clock, by_function)])
 }
 
 /// The floor's look-up of a flow that is there.
 fn look_up(image: &Image, name: &str, shape: Shape) -> Result<u64> {
     let mut host = Host::new(image);
-    Ok(host.found(name, &shape.frame(DATA))?.instructions)
+    Ok(host.look_up(name, &shape.frame(DATA))?.instructions)
 }
 
 /// The tracker on a segment of a settled flow. Fails unless it does with the record what the machine does.
-fn tracker(image: &Image, shape: Shape, payload: u32) -> Result<u64> {
+fn settled_packet(image: &Image, shape: Shape, payload: u32) -> Result<u64> {
     let frame = shape.frame(payload);
     let client = client_end(shape.layout, 0);
     let mut record = settled(shape, client);
@@ -120,9 +107,9 @@ fn tracker(image: &Image, shape: Shape, payload: u32) -> Result<u64> {
     let at = host.put(map, &key, record.as_bytes());
     // A tick whose time is known.
     let mut counters = Counters::new_zeroed();
-    counters.clock = [host.tick(), host.now];
+    counters.clock = host.clock();
+    let [_, now] = counters.clock;
     host.put("COUNTERS", &[0; 4], counters.as_bytes());
-    let now = host.now;
     let tally = host.packet(Hook::Xdp, &frame)?;
     if tally.helpers != SHORT {
         bail!("{shape:?}: helpers {:?} are not the short path's", tally.helpers);
@@ -133,7 +120,7 @@ fn tracker(image: &Image, shape: Shape, payload: u32) -> Result<u64> {
         bail!("{shape:?}: the flow is not settled");
     }
     own.count(segment.len, segment.ip_id, now);
-    let after = FlowRecord::read_from_bytes(&host.machine().read(at, size_of::<FlowRecord>())).unwrap();
+    let after = FlowRecord::read_from_bytes(&host.read(at, size_of::<FlowRecord>())).unwrap();
     if after != record {
         bail!("{shape:?}: the program left {after:?}, the machine {record:?}");
     }
