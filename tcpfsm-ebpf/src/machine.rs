@@ -214,8 +214,7 @@ extern "C" fn tcpfsm_embryo(work: *mut Work, embryo: *mut FlowRecord, counters: 
 #[inline(always)]
 fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     work.record = FlowRecord::default();
-    work.event.before = Verdict::default().0;
-    work.carries = 0;
+    (work.event.before, work.carries) = (Verdict::default().0, 0);
     let record = &raw mut work.record;
     // SAFETY: the desk is this CPU's.
     unsafe {

@@ -5,6 +5,7 @@
 //! bool or `Option` in it, and a size that is asserted. Bump [`ABI_VERSION`] when any of them changes: events of
 //! another version are refused.
 
+mod close_reason;
 mod config;
 mod correction;
 mod counter;
@@ -14,6 +15,7 @@ mod service;
 mod sweep;
 mod verdict;
 
+pub use close_reason::CloseReason;
 pub use config::KernelConfig;
 pub use correction::Correction;
 pub use counter::{
@@ -25,7 +27,7 @@ pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
 pub use sweep::{Conditions, SweepReport, SweepRequest};
 pub(crate) use verdict::Move;
-pub use verdict::{CloseReason, Verdict};
+pub use verdict::Verdict;
 
 /// The version of everything in this module.
 pub const ABI_VERSION: u8 = 4;

@@ -29,7 +29,7 @@ pub(super) fn facts(root: &Path) -> Result<String> {
 
 /// How a flow can have ended.
 pub(super) fn close_reasons(root: &Path) -> Result<String> {
-    let items = items(root, "tcpfsm-common/src/abi/verdict.rs", "enum CloseReason")?;
+    let items = items(root, "tcpfsm-common/src/abi/close_reason.rs", "enum CloseReason")?;
     same(&items, CloseReason::ALL.map(|reason| format!("{reason:?}")))?;
     let rows: Vec<Vec<String>> = CloseReason::ALL
         .into_iter()
