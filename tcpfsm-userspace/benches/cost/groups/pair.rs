@@ -1,6 +1,7 @@
 //! Two CPUs: on two flows, and on the two directions of one.
 
 use std::{
+    hint,
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -14,6 +15,7 @@ use crate::{
     frames::{DATA, Layout, Options, Shape},
     plan::Step,
     rig::{Clock, Table},
+    stats::{least, median},
     subject::{Sizes, Subject},
     sys,
 };
@@ -70,6 +72,42 @@ fn together(sides: &[&Side], packets: u64) -> Result<f64> {
     })
 }
 
+/// How long what one CPU writes takes to reach the other: a word on a cache line of its own there, another back. Nanoseconds one
+/// way.
+fn one_way(turns: u32) -> f64 {
+    #[repr(align(128))]
+    struct Line(AtomicU32);
+    let (there, back) = (Line(AtomicU32::new(0)), Line(AtomicU32::new(0)));
+    let wait = |line: &Line, turn| {
+        while line.0.load(Ordering::Acquire) != turn {
+            hint::spin_loop();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sys::pin(0);
+            for turn in 1..=turns {
+                wait(&there, turn);
+                back.0.store(turn, Ordering::Release);
+            }
+        });
+        let first = scope.spawn(|| {
+            sys::pin(1);
+            // The first turn waits for the other thread to be there.
+            let mut began = 0.0;
+            for turn in 1..=turns {
+                there.0.store(turn, Ordering::Release);
+                wait(&back, turn);
+                if turn == 1 {
+                    began = sys::now();
+                }
+            }
+            (sys::now() - began) / f64::from(2 * (turns - 1))
+        });
+        first.join().expect("a side panicked")
+    })
+}
+
 /// Data from the server of a settled flow, in order each turn.
 fn data_back() -> Vec<Step> {
     let step = SHAPE.settling()[1];
@@ -103,8 +141,9 @@ pub fn pair(bench: &Bench) -> Result<Table> {
     let packets = if bench.quick { 100_000 } else { 700_000 };
     let before = subject.counters()?;
     let clock = Clock::start();
-    let mut times = vec![Vec::new(); cases.len()];
+    let (mut times, mut ways) = (vec![Vec::new(); cases.len()], Vec::new());
     for _ in 0..bench.rounds() {
+        ways.push(one_way(20_000));
         for ((_, sides), times) in cases.iter().zip(&mut times) {
             times.push(together(sides, packets)?);
         }
@@ -128,5 +167,11 @@ pub fn pair(bench: &Bench) -> Result<Table> {
         bail!("pair: the ends of the same flow sent {expected:?} packets, the record says {sent:?}");
     }
     let names = cases.iter().map(|(name, _)| *name);
-    Ok(Table::of("pair", "ns", clock, names.zip(times).collect()))
+    let mut table = Table::of("pair", "ns", clock, names.zip(times).collect());
+    table.notes.push(format!(
+        "a word from one CPU to the other: {:.0} ns, {:.0} at best",
+        median(&ways),
+        least(&ways)
+    ));
+    Ok(table)
 }
