@@ -10,7 +10,7 @@ use tcpfsm_common::{
     flow::{FlowKey4, FlowKey6},
     fsm::{self, Config, Step, settle},
     packet::{IcmpError, Unreachable, walk_options},
-    segment::{SegmentKind, TcpOptions},
+    segment::SegmentKind,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ const RETRIES: usize = 4;
 const ONE_SIDED_PROMOTION: u64 = 16;
 
 /// What came of one attempt at a segment.
-pub(crate) type Attempt = u64;
+type Attempt = u64;
 /// The segment is worked.
 pub(crate) const DONE: Attempt = 0;
 /// The record was on its way to another map: look again.
@@ -39,7 +39,8 @@ const AGAIN: Attempt = 1;
 /// How often the record is looked for: it may leave its map, begin, or end at each look.
 const ATTEMPTS: usize = 6;
 
-/// Works the segment on the desk; `found` is the record of its flow, null where there is none or it is to be looked for.
+/// Works the segment on the desk, which no record in a flow map took; `found` is the record of its flow, null where there is none or it
+/// is to be looked for.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn tcpfsm_segment(
@@ -52,16 +53,8 @@ pub(crate) extern "C" fn tcpfsm_segment(
     }
     // SAFETY: the callers pass this CPU's desk and counters.
     let (work, counters) = unsafe { (&mut *work, &mut *counters) };
-    if work.segment.options.has(TcpOptions::UNREAD) {
-        tcpfsm_options(work);
-    }
     if !found.is_null() {
-        let attempt = if work.is_embryo() {
-            tcpfsm_embryo(work, found, counters)
-        } else {
-            tcpfsm_advance(work, found, counters)
-        };
-        if attempt == DONE {
+        if work.is_embryo() && tcpfsm_embryo(work, found, counters) == DONE {
             return 0;
         }
     } else if work.is_new_syn() {
@@ -83,7 +76,7 @@ pub(crate) extern "C" fn tcpfsm_segment(
 /// Reads the options that were put aside.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tcpfsm_options(work: *mut Work) -> u64 {
+pub(crate) extern "C" fn tcpfsm_options(work: *mut Work) -> u64 {
     if work.is_null() {
         return 0;
     }
@@ -214,7 +207,8 @@ extern "C" fn tcpfsm_embryo(work: *mut Work, embryo: *mut FlowRecord, counters: 
 #[inline(always)]
 fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     work.record = FlowRecord::default();
-    (work.event.before, work.carries) = (Verdict::default().0, 0);
+    work.event.before = Verdict::default().0;
+    work.carries = 0;
     let record = &raw mut work.record;
     // SAFETY: the desk is this CPU's.
     unsafe {

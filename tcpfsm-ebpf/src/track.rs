@@ -15,14 +15,14 @@ use tcpfsm_common::{
         IcmpError, Ipv4, Network, PacketBytes, Plain, PlainOptions, Skip, Transport, parse_ether,
         parse_icmp4, parse_icmp6, parse_ipv4, parse_ipv6, parse_ports, parse_tcp, plain4, plain6,
     },
-    segment::{Acknowledgment, Segment},
+    segment::{Acknowledgment, Segment, TcpOptions},
 };
 
 use crate::{
     bytes::{Linear, Source},
     clock,
     flow_table::{self, Key, halves},
-    machine::{DONE, tcpfsm_advance, tcpfsm_icmp, tcpfsm_segment},
+    machine::{DONE, tcpfsm_advance, tcpfsm_icmp, tcpfsm_options, tcpfsm_segment},
     maps::scope,
     stats,
     work::Work,
@@ -222,7 +222,10 @@ fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left,
     let outcome = match course.left {
         SEGMENT => {
             let Some(work) = Work::desk() else { return };
-            if record.is_null() || !work.is_ready() || tcpfsm_advance(work, record, counters) != DONE {
+            if work.segment.options.has(TcpOptions::UNREAD) {
+                tcpfsm_options(work);
+            }
+            if record.is_null() || work.is_embryo() || tcpfsm_advance(work, record, counters) != DONE {
                 tcpfsm_segment(work, record, counters);
             }
             // Off unless asked for when the programs are loaded, and never on the short path.

@@ -10,7 +10,7 @@ use tcpfsm_common::{
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{Desk, Step},
-    segment::{Segment, SegmentKind, TcpFlags, TcpOptions},
+    segment::{Segment, SegmentKind, TcpFlags},
 };
 
 use crate::{bytes::OptionBytes, flow_table::Key, maps::DESK, track::Meta};
@@ -100,12 +100,6 @@ impl Work {
     #[inline(always)]
     pub(crate) fn sender(&self) -> End {
         self.event.sender_end()
-    }
-
-    /// Whether the segment is read whole, and its record in a flow map: nothing but the machine is left.
-    #[inline(always)]
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.is_embryo() && !self.segment.options.has(TcpOptions::UNREAD)
     }
 
     /// Whether the record is in an embryonic map.

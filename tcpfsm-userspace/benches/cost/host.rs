@@ -60,14 +60,18 @@ pub struct Host<'a> {
 #[derive(Default)]
 struct World {
     elements: HashMap<(String, Vec<u8>), u64>,
+    /// How many elements there ever were.
+    places: u64,
     events: Vec<u64>,
 }
 
 impl World {
-    /// Makes room for an element of a map.
-    fn make(&mut self, map: &str, key: Vec<u8>) -> u64 {
-        let at = ELEMENTS + self.elements.len() as u64 * STEP;
-        *self.elements.entry((map.to_owned(), key)).or_insert(at)
+    /// Where an element of a map lies, which is made if there is none.
+    fn place(&mut self, map: &str, key: Vec<u8>) -> u64 {
+        *self.elements.entry((map.to_owned(), key)).or_insert_with(|| {
+            self.places += 1;
+            ELEMENTS + self.places * STEP
+        })
     }
 }
 
@@ -94,7 +98,7 @@ impl<'a> Host<'a> {
 
     /// Puts an element into a map, and says where it lies.
     pub fn put(&mut self, map: &str, key: &[u8], value: &[u8]) -> u64 {
-        let at = self.world.make(map, key.to_owned());
+        let at = self.world.place(map, key.to_owned());
         self.machine.write(at, value);
         at
     }
@@ -164,28 +168,22 @@ fn help(image: &Image, machine: &mut Machine<'_>, now: u64, world: &mut World, c
                     let element = (map.to_owned(), machine.read(second, key));
                     world.elements.get(&element).copied().unwrap_or(0)
                 }
-                None => world.make(map, machine.read(second, 4)),
+                None => world.place(map, machine.read(second, 4)),
             }
         }
-        helper::MAP_UPDATE_ELEM => {
+        // The programs put in nothing that is there (BPF_NOEXIST).
+        helper::MAP_UPDATE_ELEM | helper::MAP_DELETE_ELEM => {
             let map = image.map(first)?;
             let (key, value) = hash_map(map).with_context(|| format!("{map} is not to be written"))?;
             let element = (map.to_owned(), machine.read(second, key));
-            if world.elements.contains_key(&element) {
+            if called == helper::MAP_DELETE_ELEM {
+                world.elements.remove(&element).context("nothing to remove")?;
+            } else if world.elements.contains_key(&element) {
                 return Ok(EEXIST);
+            } else {
+                let value = machine.read(third, value);
+                machine.write(world.place(map, element.1), &value);
             }
-            let value = machine.read(third, value);
-            let at = world.make(map, element.1);
-            machine.write(at, &value);
-            0
-        }
-        helper::MAP_DELETE_ELEM => {
-            let map = image.map(first)?;
-            let (key, _) = hash_map(map).with_context(|| format!("{map} is not to be written"))?;
-            // Its place stays taken: places are counted by elements.
-            let element = (map.to_owned(), machine.read(second, key));
-            let at = world.elements.remove(&element).context("nothing to remove")?;
-            world.elements.insert((format!("removed from {map}"), element.1), at);
             0
         }
         helper::KTIME_GET_NS | helper::KTIME_GET_COARSE_NS => now,
