@@ -1,7 +1,8 @@
 //! Segments that belong to no connection, from hping3, and resets that end too many.
 
 use std::{
-    net::SocketAddr,
+    io::{self, Read},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,6 @@ use xtask::lab::{
 };
 
 use crate::{
-    leak::connect,
     needs,
     programs::{HPING, PYTHON, Program, known_by_now},
     stage::{Due, Owner, Stage},
@@ -90,7 +90,13 @@ fn a_server_that_resets_everybody() {
     let mut stage = Stage::new("a server that resets 800 clients", "");
     let (service, server) = server(&stage, BREAKER);
     let since = Instant::now();
-    drop(connect(&stage, service, 800));
+    // Each waits for its reset, which may come before it hears that it is connected: who hangs up while the reset is under way
+    // gets a second one, for the FIN.
+    let is_reset = || {
+        let end = TcpStream::connect(service).and_then(|mut client| client.read(&mut [0]));
+        end.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+    };
+    assert!(stage.lab.b().run(|| (0..800).all(|_| is_reset())).unwrap());
     stage.expect(Due {
         kind: AnomalyKind::RstStorm,
         since,
@@ -145,16 +151,20 @@ fn time_wait_cut_short() {
 }
 
 /// One percent of the local ports stands for eighty: the range is the host's, and so is the time to fill it.
+///
+/// More are opened than that is. Where the server's ACK of the FIN, made on one CPU, comes after its own FIN, made on another,
+/// TIME-WAIT answers it as old, and the server, which knows the connection no more, resets it (RFC 1337). So ends one in ten, in a
+/// busy moment.
 #[test]
 fn a_client_that_opens_and_closes() {
     needs!(PYTHON);
     let mut stage =
-        Stage::new("a client that closes 300 connections first", "time_wait_pressure = { percent = 1 }\n");
+        Stage::new("a client that closes 400 connections first", "time_wait_pressure = { percent = 1 }\n");
     let there = SocketAddr::new(Family::V4.b(), 8080);
     let address = there.ip().to_string();
     let _server = crate::leak::reader_at(stage.lab.b(), there);
     let since = Instant::now();
-    let mut client = Program::start(stage.lab.a(), PYTHON, &["-c", OPENER, &address, "8080", "300"]);
+    let mut client = Program::start(stage.lab.a(), PYTHON, &["-c", OPENER, &address, "8080", "400"]);
     stage.expect(Due {
         kind: AnomalyKind::TimeWaitPressure,
         since,
@@ -163,12 +173,12 @@ fn a_client_that_opens_and_closes() {
         service: Some(there),
         source: None,
         technique: None,
-        count: 282..=300,
+        count: 282..=400,
         owner: Owner::Nobody,
     });
     client.wait();
     stage.settle();
-    stage.finish(&[]);
+    stage.finish(&[AnomalyKind::TwAssassination]);
 }
 
 const OPENER: &str = "
