@@ -153,8 +153,8 @@ fn time_wait_cut_short() {
 /// One percent of the local ports stands for eighty: the range is the host's, and so is the time to fill it.
 ///
 /// More are opened than that is. Where the server's ACK of the FIN, made on one CPU, comes after its own FIN, made on another,
-/// TIME-WAIT answers it as old, and the server, which knows the connection no more, resets it (RFC 1337). So ends one in ten, in a
-/// busy moment.
+/// TIME-WAIT answers it as old, and the server, which knows the connection no more, resets it (RFC 1337). So ends up to one in
+/// ten, in a busy moment.
 #[test]
 fn a_client_that_opens_and_closes() {
     needs!(PYTHON);
