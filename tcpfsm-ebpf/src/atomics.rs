@@ -21,6 +21,19 @@ pub(crate) unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> u64 {
     held
 }
 
+/// Stores `word` at `at`, behind all stores before it and ahead of all after it.
+///
+/// # Safety
+/// `at` must point to eight aligned bytes of map memory.
+#[cfg(not(bpf_target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) unsafe fn exchange(at: *mut u64, word: u64) {
+    let mut held = word;
+    // SAFETY: the caller gives a valid pointer; the instruction touches those eight bytes alone.
+    unsafe { asm!("{held} = xchg_64({at} + 0, {held})", at = in(reg) at, held = inlateout(reg) held) };
+    let _ = held;
+}
+
 /// Adds `term` at `at`.
 ///
 /// # Safety

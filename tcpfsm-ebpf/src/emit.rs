@@ -1,4 +1,5 @@
-//! Events into the ring buffer: reserve, fill, submit, and count what finds no room.
+//! Events: a packet's into its CPU's lane, others and what finds no room there into the ring buffer. What finds none at all is
+//! counted.
 
 use core::ffi::c_void;
 
@@ -12,7 +13,7 @@ use tcpfsm_common::abi::{
     Verdict,
 };
 
-use crate::{maps::EVENTS, stats};
+use crate::{lane, maps::EVENTS, stats};
 
 /// One in so many of a CPU's events looks how full the ring is.
 const LOOK: u64 = 256;
@@ -30,7 +31,64 @@ pub(crate) fn submit<T: 'static>(entry: RingBufEntry<T>, counters: &mut Counters
     entry.submit(u64::from(if is_filling { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
 }
 
-/// Sends an event; with the flow's totals if it ended the flow.
+/// What kind of event tells of a step, if not that of the end.
+#[inline(always)]
+fn kind_of(kind: u8, moved: bool, over: bool) -> u8 {
+    if over {
+        EventKind::Closed as u8
+    } else if moved {
+        kind
+    } else {
+        EventKind::Fact as u8
+    }
+}
+
+/// Writes an event, with the flow's totals.
+///
+/// # Safety
+/// `record` must point to a map element, `closed` to room.
+#[inline(always)]
+unsafe fn close(closed: *mut ClosedEvent, event: &FlowEvent, record: *const FlowRecord) {
+    // SAFETY: the caller's record; the room is filled whole.
+    unsafe {
+        (&raw mut (*closed).event).write(*event);
+        let [low, high] = &(*record).sent;
+        (*closed).packets = [low.packets, high.packets];
+        (*closed).bytes = [low.bytes, high.bytes];
+        (*closed).opened = (*record).shared.opened;
+        (*closed).facts = (*record).shared.facts;
+    }
+}
+
+/// Tells of a packet; with the flow's totals if it ended the flow.
+///
+/// # Safety
+/// `record` must point to a map element.
+#[inline(always)]
+pub(crate) unsafe fn packet(
+    counters: &mut Counters,
+    event: &mut FlowEvent,
+    record: *const FlowRecord,
+    moved: bool,
+    over: bool,
+) {
+    let Some(place) = lane::place(counters) else {
+        // SAFETY: the caller's record.
+        return unsafe { self::event(counters, event, record, moved, over) };
+    };
+    event.kind = kind_of(event.kind, moved, over);
+    // SAFETY: the caller's record, and this CPU's place.
+    unsafe {
+        if over {
+            close(&raw mut (*place).event, event, record);
+        } else {
+            (&raw mut (*place).event.event).write(*event);
+        }
+        lane::publish(place, counters);
+    }
+}
+
+/// Sends an event into the ring; with the flow's totals if it ended the flow.
 ///
 /// # Safety
 /// `record` must point to a map element.
@@ -42,26 +100,15 @@ pub(crate) unsafe fn event(
     moved: bool,
     over: bool,
 ) {
+    event.kind = kind_of(event.kind, moved, over);
     if over {
-        event.kind = EventKind::Closed as u8;
         let Some(mut entry) = EVENTS.reserve_untyped::<ClosedEvent>(0) else {
             return stats::health(counters, Health::EventsLost);
         };
-        // SAFETY: the caller's record; the room is filled whole.
-        unsafe {
-            let closed = entry.as_mut_ptr();
-            (&raw mut (*closed).event).write(*event);
-            let [low, high] = &(*record).sent;
-            (*closed).packets = [low.packets, high.packets];
-            (*closed).bytes = [low.bytes, high.bytes];
-            (*closed).opened = (*record).shared.opened;
-            (*closed).facts = (*record).shared.facts;
-        }
+        // SAFETY: the caller's record.
+        unsafe { close(entry.as_mut_ptr(), event, record) };
         submit(entry, counters);
     } else {
-        if !moved {
-            event.kind = EventKind::Fact as u8;
-        }
         let Some(mut entry) = EVENTS.reserve(0) else {
             return stats::health(counters, Health::EventsLost);
         };

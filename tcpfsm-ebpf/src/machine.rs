@@ -489,6 +489,6 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
         if !is_due && !is_told_always(&work.event) && tcpfsm_sample(&raw mut work.event, counters) == 0 {
             return;
         }
-        emit::event(counters, &mut work.event, record, moved, over);
+        emit::packet(counters, &mut work.event, record, moved, over);
     }
 }

@@ -35,6 +35,7 @@ mod clock;
 mod correct;
 mod emit;
 mod flow_table;
+mod lane;
 mod machine;
 mod maps;
 mod sample;

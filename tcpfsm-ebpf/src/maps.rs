@@ -4,13 +4,14 @@
 
 use aya_ebpf::{
     Global,
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use tcpfsm_common::{
     abi::{
-        Correction, Counters, FlowEvent, FlowRecord, KernelConfig, ServiceKey, ServiceRecord, SweepReport,
-        SweepRequest,
+        Correction, Counters, FlowEvent, FlowRecord, KernelConfig, LANE_PLACES, LanePlace, LaneRead,
+        ServiceKey, ServiceRecord, SweepReport, SweepRequest,
     },
     flow::{FlowKey4, FlowKey6},
 };
@@ -21,6 +22,8 @@ const FLOWS: usize = 65_536;
 const EMBRYOS: usize = 16_384;
 const SERVICE_ENTRIES: usize = 8_192;
 const RING_BYTES: usize = 16 << 20;
+/// The daemon reads the lanes in its own memory.
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 /// IPv4 flows whose handshake completed. Written by the packet path; removed by the sweep, or by the map
 /// itself when it is full (least recently used first).
@@ -40,7 +43,16 @@ pub(crate) static EMBRYOS4: LruHashMap<FlowKey4, FlowRecord, EMBRYOS> = LruHashM
 #[btf_map]
 pub(crate) static EMBRYOS6: LruHashMap<FlowKey6, FlowRecord, EMBRYOS> = LruHashMap::new();
 
-/// Events for the daemon, which naps and drains, and is woken only where the ring fills faster than that.
+/// Events of packets for the daemon: [`LANE_PLACES`] for each CPU, written by it alone and read where they lie.
+#[btf_map]
+pub(crate) static LANES: Array<LanePlace, { LANE_PLACES as usize }, MMAPABLE> = Array::new();
+
+/// How far the daemon has read each lane.
+#[btf_map]
+pub(crate) static LANES_READ: Array<LaneRead, 1, MMAPABLE> = Array::new();
+
+/// Events for the daemon that are not a packet's, or found no room in their CPU's lane. It naps and drains, and is woken only
+/// where either fills faster than that.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<FlowEvent, RING_BYTES> = RingBuf::new();
 
@@ -79,11 +91,18 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 /// Set by the daemon before the programs are loaded.
 #[unsafe(no_mangle)]
 pub(crate) static CONFIG: Global<KernelConfig> =
-    Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0 });
+    Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0, lanes: 0 });
 
-/// [`KernelConfig::scope`] alone: the whole of it is three loads, and the short path needs one.
+/// [`KernelConfig::scope`] alone: the whole of it is four loads, and the short path needs one.
 #[inline(always)]
 pub(crate) fn scope() -> u32 {
     // SAFETY: the configuration is the static's whole content; the loader may have written it.
     unsafe { (&raw const (*(&raw const CONFIG).cast::<KernelConfig>()).scope).read_volatile() }
+}
+
+/// [`KernelConfig::lanes`] alone.
+#[inline(always)]
+pub(crate) fn lanes() -> u32 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*(&raw const CONFIG).cast::<KernelConfig>()).lanes).read_volatile() }
 }

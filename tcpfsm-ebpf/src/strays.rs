@@ -9,12 +9,7 @@ use tcpfsm_common::{
     fact::{Fact, Facts},
 };
 
-use crate::{
-    emit,
-    maps::{EVENTS, STRAYS},
-    stats,
-    work::Work,
-};
+use crate::{emit, maps::STRAYS, stats, work::Work};
 
 /// Strays told one by one, per CPU and slot of 1.07 s.
 const EACH: u64 = 1_024;
@@ -52,11 +47,7 @@ pub(crate) extern "C" fn tcpfsm_stray(work: *mut Work, counters: *mut Counters) 
     work.event.time = now;
     work.event.weight = weight;
     work.event.seq = 0;
-    let Some(mut entry) = EVENTS.reserve(0) else {
-        stats::health(counters, Health::EventsLost);
-        return 0;
-    };
-    entry.write(work.event);
-    emit::submit(entry, counters);
+    // SAFETY: the desk's record, which no event of a stray asks for.
+    unsafe { emit::packet(counters, &mut work.event, &raw const work.record, true, false) };
     0
 }

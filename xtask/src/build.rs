@@ -87,6 +87,7 @@ fn rustflags(linker: &Path) -> OsString {
             "-Clink-arg=--btf",
             "-Clink-arg=--disable-expand-memcpy-in-order",
             &format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+            "--check-cfg=cfg(bpf_target_arch,values(any()))",
         ]
     {
         flags.push("\x1f");

@@ -13,6 +13,8 @@ pub struct KernelConfig {
     /// Events of what moves no connection told one by one in a slot of 2³⁰ ns, handshakes that complete not counted; beyond
     /// these a part is told. 0: all are told.
     pub event_quota: u32,
+    /// How many CPUs have a lane for their events: those below this number. The others' go into the ring.
+    pub lanes: u32,
 }
 
 impl KernelConfig {
@@ -22,4 +24,4 @@ impl KernelConfig {
     pub const STRICT: u32 = 2;
 }
 
-const _: () = assert!(size_of::<KernelConfig>() == 12);
+const _: () = assert!(size_of::<KernelConfig>() == 16);

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::STATE_SLOTS;
+use super::{Lane, STATE_SLOTS};
 use crate::packet::Skip;
 
 /// Where a packet was seen.
@@ -166,6 +166,8 @@ pub struct Counters {
     pub went: [[u64; STATE_SLOTS]; FLOW_MAPS],
     /// This CPU's clock, which is no counter: the tick when it was read last, and what it said.
     pub clock: [u64; 2],
+    /// This CPU's end of its lane, which is no counter either.
+    pub lane: Lane,
 }
 
 /// How many flow maps there are.
@@ -191,6 +193,7 @@ impl Counters {
         came: [[0; STATE_SLOTS]; FLOW_MAPS],
         went: [[0; STATE_SLOTS]; FLOW_MAPS],
         clock: [0; 2],
+        lane: Lane { put: 0, read: 0 },
     };
 
     /// Adds another CPU's counters.
@@ -208,6 +211,7 @@ impl Counters {
             came,
             went,
             clock: _,
+            lane: _,
         } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);

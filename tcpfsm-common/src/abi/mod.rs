@@ -10,6 +10,7 @@ mod config;
 mod correction;
 mod counter;
 mod event;
+mod lane;
 mod record;
 mod service;
 mod sweep;
@@ -23,6 +24,7 @@ pub use counter::{
     bucket_limit_ns, bucket_of,
 };
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, SAMPLE, StuckEvent};
+pub use lane::{LANE_PLACES, Lane, LanePlace, LaneRead};
 pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
 pub use sweep::{Conditions, SweepReport, SweepRequest};
@@ -30,7 +32,7 @@ pub(crate) use verdict::Move;
 pub use verdict::Verdict;
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u8 = 4;
+pub const ABI_VERSION: u8 = 5;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.

@@ -1,20 +1,19 @@
-//! The kernel as far as the programs ask it, for [`emulate`](crate::emulate): maps, the ring, the time, packets.
+//! The kernel as far as the programs ask it, for [`emulate`](crate::emulate): maps, a lane, the time, packets.
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail};
 use tcpfsm_common::{
-    abi::{FlowRecord, ServiceKey, ServiceRecord},
+    abi::{FlowRecord, LANE_PLACES, LanePlace, ServiceKey, ServiceRecord},
     flow::{FlowKey4, FlowKey6},
 };
-use zerocopy::IntoBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::emulate::{Image, Machine, Tally};
 
 /// Where things are in the machine's memory.
 const CONTEXT: u64 = 0x2_0000;
 const PACKET: u64 = 0x3_0000;
-const RING: u64 = 0x8_0000;
 const ELEMENTS: u64 = 0x1000_0000;
 /// More than an element takes.
 const STEP: u64 = 1 << 20;
@@ -32,11 +31,9 @@ pub mod helper {
     pub const MAP_UPDATE_ELEM: i64 = 2;
     pub const MAP_DELETE_ELEM: i64 = 3;
     pub const KTIME_GET_NS: i64 = 5;
+    pub const GET_SMP_PROCESSOR_ID: i64 = 8;
     pub const SKB_LOAD_BYTES: i64 = 26;
     pub const JIFFIES64: i64 = 118;
-    pub const RINGBUF_RESERVE: i64 = 131;
-    pub const RINGBUF_SUBMIT: i64 = 132;
-    pub const RINGBUF_QUERY: i64 = 134;
     pub const KTIME_GET_COARSE_NS: i64 = 160;
 }
 
@@ -56,13 +53,12 @@ pub struct Host<'a> {
     world: World,
 }
 
-/// What is in the maps, and what was told.
+/// What is in the maps.
 #[derive(Default)]
 struct World {
     elements: HashMap<(String, Vec<u8>), u64>,
     /// How many elements there ever were.
     places: u64,
-    events: Vec<u64>,
 }
 
 impl World {
@@ -113,9 +109,14 @@ impl<'a> Host<'a> {
         [self.now >> TICK_BITS, self.now]
     }
 
-    /// How long each event is that was told.
-    pub fn events(&self) -> &[u64] {
-        &self.world.events
+    /// What was put into the first CPU's lane.
+    pub fn lane(&self) -> Vec<LanePlace> {
+        let place = |at: u32| {
+            let element = self.world.elements.get(&("LANES".to_owned(), at.to_ne_bytes().to_vec()))?;
+            let place = LanePlace::read_from_bytes(&self.read(*element, size_of::<LanePlace>())).ok()?;
+            (place.number == u64::from(at) + 1).then_some(place)
+        };
+        (0..LANE_PLACES).map_while(place).collect()
     }
 
     /// Runs one of the floor's programs on a frame; its map has every flow.
@@ -186,6 +187,8 @@ fn help(image: &Image, machine: &mut Machine<'_>, now: u64, world: &mut World, c
             }
             0
         }
+        // One CPU is enough.
+        helper::GET_SMP_PROCESSOR_ID => 0,
         helper::KTIME_GET_NS | helper::KTIME_GET_COARSE_NS => now,
         helper::SKB_LOAD_BYTES => {
             let bytes = machine.read(PACKET + second, usize::try_from(fourth)?);
@@ -193,11 +196,6 @@ fn help(image: &Image, machine: &mut Machine<'_>, now: u64, world: &mut World, c
             0
         }
         helper::JIFFIES64 => now >> TICK_BITS,
-        helper::RINGBUF_RESERVE => {
-            world.events.push(second);
-            RING
-        }
-        helper::RINGBUF_SUBMIT | helper::RINGBUF_QUERY => 0,
         other => bail!("helper {other} is not known here"),
     })
 }

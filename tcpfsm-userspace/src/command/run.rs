@@ -35,7 +35,7 @@ use crate::{
     kernel::{
         attach,
         counters::CounterMap,
-        events::EventRing,
+        events::Events,
         evictions,
         interfaces::{self, Interface, Kind},
         loader,
@@ -87,7 +87,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     };
 
     let mut kernel = loader::load(BPF_OBJECT, &config)?;
-    let ring = EventRing::take(&mut kernel)?;
+    let ring = Events::take(&mut kernel)?;
     let counters = Arc::new(CounterMap::take(&mut kernel)?);
     let maps = Arc::new(FlowMaps::take(&mut kernel)?);
     if config.log_level.kernel() > 0

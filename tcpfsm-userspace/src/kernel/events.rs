@@ -1,4 +1,5 @@
-//! The event ring. Whoever reads naps and drains; the kernel programs wake us only where it fills faster than that.
+//! The events: what packets made, in the lanes of their CPUs, and all others, in the ring. They come out in one order, that of their
+//! times. Whoever reads naps and drains; the kernel programs wake us only where the ring fills faster than that.
 
 use std::{
     fmt, io,
@@ -6,21 +7,28 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use tcpfsm_common::abi::FlowEvent;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{loader::Kernel, names};
-use crate::error::Result;
+use super::{lanes::Lanes, loader::Kernel, names};
+use crate::{clock::monotonic_ns, error::Result};
 
-/// The reading end of the ring.
-pub struct EventRing(RingBuf<MapData>);
+/// The reading ends of the ring and of the lanes.
+pub struct Events {
+    ring: RingBuf<MapData>,
+    lanes: Lanes,
+    /// A record of the ring that waits for its turn.
+    held: Held,
+}
 
-impl EventRing {
-    /// Takes the ring out of the loaded object.
+impl Events {
+    /// Takes ring and lanes out of the loaded object.
     ///
     /// # Errors
     /// The object has none.
     pub fn take(kernel: &mut Kernel) -> Result<Self> {
-        kernel.take_map(names::EVENTS).map(Self)
+        let (ring, lanes) = (kernel.take_map(names::EVENTS)?, Lanes::take(kernel)?);
+        Ok(Self { ring, lanes, held: Held::default() })
     }
 
     /// Readable each time that the kernel programs find a quarter of the ring filled.
@@ -31,27 +39,72 @@ impl EventRing {
     /// # Panics
     /// Outside of a runtime.
     pub fn filling(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let ring = self.0.as_fd().try_clone_to_owned()?;
+        let ring = self.ring.as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is its own, and nobody else's to close.
         Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
     }
 
-    /// Hands out records until the ring is empty or `limit` were read; says how many.
+    /// Hands out what was there when it was called, `limit` records at most; says how many.
+    ///
+    /// What one CPU's event caused on another is later, and was put down later. So what is before a moment is all there to be
+    /// seen after that moment, and can be put in order; what came meanwhile has to wait for what it may rest on.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let Self { ring, lanes, held } = self;
         let mut count = 0;
-        while count < limit {
-            match self.0.next() {
-                Some(record) => take(&record),
-                None => break,
+        loop {
+            let now = monotonic_ns();
+            lanes.look();
+            held.fill(ring);
+            while count < limit {
+                let of_ring = held.time();
+                if let Some((lane, bound)) = lanes.earliest(now.min(of_ring)) {
+                    count += lanes.read(lane, bound, limit - count, &mut take);
+                } else if of_ring < now {
+                    take(&held.record);
+                    held.record.clear();
+                    held.fill(ring);
+                    count += 1;
+                } else {
+                    break;
+                }
             }
-            count += 1;
+            if count >= limit || held.record.is_empty() {
+                break;
+            }
         }
+        lanes.look();
         count
     }
 }
 
-impl fmt::Debug for EventRing {
+impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EventRing")
+        f.debug_tuple("Events").field(&self.lanes).finish()
+    }
+}
+
+/// A record of the ring, taken out; empty where there is none.
+#[derive(Default)]
+struct Held {
+    record: Vec<u8>,
+}
+
+impl Held {
+    /// Takes the next record out of the ring, if there is none yet.
+    fn fill(&mut self, ring: &mut RingBuf<MapData>) {
+        if self.record.is_empty()
+            && let Some(record) = ring.next()
+        {
+            self.record.extend_from_slice(&record);
+        }
+    }
+
+    /// When it was; never where there is none, always where it has no time.
+    fn time(&self) -> u64 {
+        if self.record.is_empty() {
+            return u64::MAX;
+        }
+        let at = std::mem::offset_of!(FlowEvent, time);
+        self.record.get(at..at + 8).and_then(|time| time.try_into().ok()).map_or(0, u64::from_ne_bytes)
     }
 }

@@ -8,7 +8,7 @@ use aya::{
     },
 };
 use aya_log::EbpfLogger;
-use tcpfsm_common::abi::KernelConfig;
+use tcpfsm_common::abi::{KernelConfig, LANE_PLACES};
 use tracing::debug;
 
 use super::{attach, bpf_error, chain, names, pod::Raw, probe};
@@ -30,7 +30,8 @@ pub struct Kernel {
 /// No privileges, an unfit kernel, an object that is missing or does not fit this binary.
 pub fn load(object: &[u8], config: &Config) -> Result<Kernel> {
     check(object)?;
-    let kernel_config = Raw(kernel_config(config));
+    let lanes = lanes();
+    let kernel_config = Raw(kernel_config(config, lanes));
     let log_level = config.log_level.kernel();
     let MapSizes { flows4, flows6, embryos4, embryos6, services, events } = config.maps;
     let mut loader = EbpfLoader::new();
@@ -39,6 +40,8 @@ pub fn load(object: &[u8], config: &Config) -> Result<Kernel> {
         // Missing when no log statement was compiled in.
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries(names::EVENTS, events)
+        .map_max_entries(names::LANES, lanes * LANE_PLACES)
+        .map_max_entries(names::LANES_READ, lanes)
         .map_max_entries(names::SERVICES, services)
         .verifier_log_level(match config.log_level {
             LogLevel::Trace => VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS,
@@ -72,7 +75,13 @@ pub const fn roomy(flows: u32) -> u32 {
     if flows.is_power_of_two() && flows < 1 << 30 { flows + 1 } else { flows }
 }
 
-fn kernel_config(config: &Config) -> KernelConfig {
+/// How many CPUs have a lane for their events: those that are there now, and any with a lower number.
+fn lanes() -> u32 {
+    let online = aya::util::online_cpus().unwrap_or_default();
+    online.into_iter().max().map_or(1, |last| last + 1)
+}
+
+fn kernel_config(config: &Config, lanes: u32) -> KernelConfig {
     let mut flags = 0;
     if !config.pickup {
         flags |= KernelConfig::STRICT;
@@ -81,7 +90,7 @@ fn kernel_config(config: &Config) -> KernelConfig {
     if std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rfc1337").is_ok_and(|text| text.trim() == "1") {
         flags |= KernelConfig::RFC1337;
     }
-    KernelConfig { scope: config.scope, flags, event_quota: config.event_quota }
+    KernelConfig { scope: config.scope, flags, event_quota: config.event_quota, lanes }
 }
 
 fn load_error(error: &EbpfError) -> Error {
@@ -167,6 +176,15 @@ impl Kernel {
         match self.ebpf.take_map(name) {
             Some(aya::maps::Map::LruHashMap(data)) => Ok(data),
             Some(_) => Err(Error::Object(format!("map {name} is no LRU hash map"))),
+            None => Err(missing(name)),
+        }
+    }
+
+    /// Takes an array out of the object, for who reads it in memory.
+    pub(super) fn take_array(&mut self, name: &'static str) -> Result<MapData> {
+        match self.ebpf.take_map(name) {
+            Some(aya::maps::Map::Array(data)) => Ok(data),
+            Some(_) => Err(Error::Object(format!("map {name} is no array"))),
             None => Err(missing(name)),
         }
     }

@@ -1,7 +1,7 @@
 //! Everything that knows aya or the bpf system call.
 //!
 //! ```text
-//!   probe ─► loader ─► attach ─► events    the ring buffer
+//!   probe ─► loader ─► attach ─► events    lanes and ring buffer
 //!   may we?  maps,     XDP/TCX/  records   the flows themselves, in batches
 //!            programs  clsact    counters  per-CPU sums
 //!                                sweep     the walk inside the kernel
@@ -20,6 +20,7 @@ pub mod detach;
 pub mod events;
 pub mod evictions;
 pub mod interfaces;
+mod lanes;
 pub mod loader;
 mod plan;
 mod pod;
@@ -47,6 +48,10 @@ pub mod names {
     pub const FLOW_MAPS: [&str; 4] = ["FLOWS4", "FLOWS6", "EMBRYOS4", "EMBRYOS6"];
     /// The event ring.
     pub const EVENTS: &str = "EVENTS";
+    /// The CPUs' lanes for events.
+    pub const LANES: &str = "LANES";
+    /// How far they were read.
+    pub const LANES_READ: &str = "LANES_READ";
     /// Per-CPU counters.
     pub const COUNTERS: &str = "COUNTERS";
     /// What the sweep is to do.

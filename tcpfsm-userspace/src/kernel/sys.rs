@@ -1,8 +1,13 @@
-//! System calls that no crate wraps: batch lookup of map elements, and what kind of device an interface is.
+//! System calls that no crate wraps: batch lookup of map elements, an array in one's own memory, and what kind of device an
+//! interface is.
 
 use std::{
     io, mem,
+    ops::Deref,
     os::fd::{AsRawFd, BorrowedFd},
+    ptr::NonNull,
+    slice,
+    sync::atomic::AtomicU64,
 };
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -50,6 +55,53 @@ where
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The elements of an array map made with `BPF_F_MMAPABLE`, one after the other, as words that the kernel programs may write at
+/// any time.
+pub(super) struct SharedWords {
+    words: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: atomic words, mapped until this is dropped.
+unsafe impl Send for SharedWords {}
+
+impl SharedWords {
+    /// Maps the first `count` words of an array.
+    pub(super) fn map(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping, where the kernel likes to have it.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<AtomicU64>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(at.cast()) {
+            Some(words) if at != libc::MAP_FAILED => Ok(Self { words, count }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl Deref for SharedWords {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: so many words are mapped, page-aligned, and any bytes make an atomic word.
+        unsafe { slice::from_raw_parts(self.words.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, and nobody has a reference any more.
+        unsafe { libc::munmap(self.words.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
+    }
 }
 
 /// `ETHTOOL_GDRVINFO` of `linux/ethtool.h`.

@@ -30,7 +30,7 @@ use crate::{
     error::Result,
     kernel::{
         attach::Attachment,
-        events::EventRing,
+        events::Events,
         sweep::{Sweep, Sweeper},
     },
     report::Phase,
@@ -70,7 +70,7 @@ pub enum Ending {
 
 /// The loop and what it owns.
 pub struct Engine {
-    ring: EventRing,
+    ring: Events,
     attachments: Vec<Attachment>,
     gone: Vec<String>,
     detectors: Vec<Box<dyn Detector>>,
@@ -105,7 +105,7 @@ impl Engine {
     #[must_use]
     pub fn new(
         config: &Config,
-        ring: EventRing,
+        ring: Events,
         attachments: Vec<Attachment>,
         publisher: Publisher,
         shared: SharedGauges,

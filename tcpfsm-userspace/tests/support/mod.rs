@@ -13,8 +13,8 @@ use aya::{
 };
 use tcpfsm_common::{
     abi::{
-        ByMapAndState, ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, ServiceKey,
-        ServiceRecord, StuckEvent, SweepReport, SweepRequest,
+        ByMapAndState, ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, LANE_PLACES,
+        LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport, SweepRequest,
     },
     flow::{FlowKey, FlowKey4, FlowKey6},
     segment::TcpFlags,
@@ -249,6 +249,19 @@ impl Kernel {
         for (at, value) in (0..).zip(values) {
             array.set(at, Raw(*value), 0).unwrap();
         }
+    }
+
+    /// The places of a CPU's lane.
+    pub fn lane(&self, cpu: u32) -> Vec<LanePlace> {
+        let map: Array<&MapData, Raw<LanePlace>> = Array::try_from(self.ebpf.map("LANES").unwrap()).unwrap();
+        let first = cpu * LANE_PLACES;
+        (first..first + LANE_PLACES).map(|at| map.get(&at, 0).unwrap().0).collect()
+    }
+
+    /// Says that so many events of each lane were read, as the daemon does.
+    pub fn say_read(&self, events: &[u64]) {
+        let read: Vec<_> = events.iter().map(|&events| LaneRead { events, ..LaneRead::default() }).collect();
+        self.write("LANES_READ", &read);
     }
 
     /// What is missing by the books: flows that came into a state of a map, less those that went and those that are

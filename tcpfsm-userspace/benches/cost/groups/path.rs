@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::HashMap};
 
 use anyhow::{Context as _, Result, bail};
 use tcpfsm_common::{
-    abi::{ClosedEvent, Counters, Evidence, FlowEvent, FlowRecord, KernelConfig, Verdict},
+    abi::{Counters, EventKind, Evidence, FlowRecord, KernelConfig, Verdict},
     flow::End,
     fsm::{State, observe_settled},
     packet::{Packet, Parsed, parse_ether, parse_network},
@@ -26,9 +26,9 @@ use crate::{
 const SHORT: [i64; 3] = [helper::MAP_LOOKUP_ELEM, helper::MAP_LOOKUP_ELEM, helper::JIFFIES64];
 
 /// What a short connection tells: five moves, and its end with the totals.
-const TOLD: [usize; 6] = {
-    let moved = size_of::<FlowEvent>();
-    [moved, moved, moved, moved, moved, size_of::<ClosedEvent>()]
+const TOLD: [EventKind; 6] = {
+    let moved = EventKind::Verdict;
+    [moved, moved, moved, moved, moved, EventKind::Closed]
 };
 
 /// One packet of a settled flow through XDP, and a whole connection through TC. What helpers do is not in it.
@@ -61,7 +61,8 @@ fn counted(group: &str, clock: Clock, rows: Vec<(&str, u64)>) -> Table {
 fn connection(object: &Image) -> Result<[Table; 2]> {
     let clock = Clock::start();
     let mut host = Host::new(object);
-    let config = KernelConfig { event_quota: Config::default().event_quota, ..KernelConfig::default() };
+    let config =
+        KernelConfig { event_quota: Config::default().event_quota, lanes: 1, ..KernelConfig::default() };
     host.set("AYA_LOG_LEVEL", &[0])?;
     host.set("CONFIG", config.as_bytes())?;
     let shape = |options| Shape { layout: Layout::Ipv4, options };
@@ -73,8 +74,9 @@ fn connection(object: &Image) -> Result<[Table; 2]> {
         rows.push((name, tally.instructions));
         all.add(&tally);
     }
-    if host.events() != TOLD.map(|len| len as u64) {
-        bail!("a connection is told in {:?} bytes, not in {TOLD:?}", host.events());
+    let told: Vec<u8> = host.lane().iter().map(|place| place.event.event.kind).collect();
+    if told != TOLD.map(|kind| kind as u8) {
+        bail!("a connection is told in events {told:?}, not in {TOLD:?}");
     }
     rows.push(("all", all.instructions));
     let mut by_function: HashMap<&str, u64> = HashMap::new();

@@ -1,0 +1,43 @@
+//! The lanes: each CPU's own way for its packets' events. Nothing in it is written by two.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::ClosedEvent;
+
+/// Places in a lane, a power of two: more than gathers in a nap of the daemon, and few enough to stay in the CPU's own cache.
+pub const LANE_PLACES: u32 = 512;
+
+/// A place in a lane: room for one event, on cache lines of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct LanePlace {
+    /// The event. Where it ended no flow, it is a [`FlowEvent`](super::FlowEvent) and the rest is what an earlier one left.
+    pub event: ClosedEvent,
+    /// Fills the cache line.
+    pub unused: [u64; 3],
+    /// How many events were put into the lane up to this one: written last, so whoever finds it here finds the event too.
+    pub number: u64,
+}
+
+/// How many events of a lane the daemon has read. On a cache line of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct LaneRead {
+    /// The number.
+    pub events: u64,
+    /// Fills the cache line.
+    pub unused: [u64; 7],
+}
+
+/// A CPU's end of its lane, which is with its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Lane {
+    /// How many events were put into it.
+    pub put: u64,
+    /// How many of them the daemon had read when this CPU looked last.
+    pub read: u64,
+}
+
+const _: () = assert!(LANE_PLACES.is_power_of_two());
+const _: () = assert!(size_of::<LanePlace>() == 192 && size_of::<LaneRead>() == 64);
