@@ -1,5 +1,7 @@
 //! Ends that stay too long in a state, or in a condition that the sweep sees.
 
+use std::sync::LazyLock;
+
 use tcpfsm_common::{
     abi::{Conditions, EventKind},
     flow::End,
@@ -31,29 +33,66 @@ const fn state(state: State) -> Dwell {
     Dwell::State { state, side: None, proved: false }
 }
 
-const DWELLS: [(&[AnomalyKind], Dwell); 9] = [
+const DWELLS: [(AnomalyKind, Dwell); 9] = [
     // With its ACK of the FIN the end has proved it. Without, the FIN may never have come.
-    (&[AnomalyKind::CloseWaitStuck], Dwell::State { state: State::CloseWait, side: None, proved: true }),
-    (&[AnomalyKind::FinWait1Stuck], state(State::FinWait1)),
-    (&[AnomalyKind::FinWait2Stuck], state(State::FinWait2)),
-    (&[AnomalyKind::LastAckStuck], state(State::LastAck)),
-    (&[AnomalyKind::ClosingStuck], state(State::Closing)),
-    (&[AnomalyKind::SynSentStuck], state(State::SynSent)),
+    (AnomalyKind::CloseWaitStuck, Dwell::State { state: State::CloseWait, side: None, proved: true }),
+    (AnomalyKind::FinWait1Stuck, state(State::FinWait1)),
+    (AnomalyKind::FinWait2Stuck, state(State::FinWait2)),
+    (AnomalyKind::LastAckStuck, state(State::LastAck)),
+    (AnomalyKind::ClosingStuck, state(State::Closing)),
+    (AnomalyKind::SynSentStuck, state(State::SynSent)),
     // A SYN that nobody answered is no half-open handshake: its responder has no state that it proved.
-    (&[AnomalyKind::HalfOpen], Dwell::State { state: State::SynRecv, side: Some(Side::Resp), proved: true }),
-    (&[AnomalyKind::IdleEstablished], Dwell::Idle),
-    (&[AnomalyKind::ZeroWindowStall], Dwell::ZeroWindow),
+    (AnomalyKind::HalfOpen, Dwell::State { state: State::SynRecv, side: Some(Side::Resp), proved: true }),
+    (AnomalyKind::IdleEstablished, Dwell::Idle),
+    (AnomalyKind::ZeroWindowStall, Dwell::ZeroWindow),
 ];
 
-/// The detectors of all these kinds.
-pub(super) fn all(rules: &Rules, repeats: Repeats) -> impl Iterator<Item = DwellDetector> {
-    DWELLS.into_iter().map(move |(kinds, dwell)| DwellDetector::new(kinds, dwell, rules, repeats))
+/// The detectors of all these kinds that are wanted. Nearly every event finds no dweller anywhere, and asks this instead of each.
+#[derive(Debug)]
+pub(super) struct Dwells {
+    detectors: Vec<DwellDetector>,
+    has_members: bool,
+}
+
+impl Dwells {
+    pub(super) fn new(rules: &Rules, repeats: Repeats) -> Self {
+        let wanted = DWELLS.into_iter().filter(|&(kind, _)| rules[kind].enabled);
+        let detectors = wanted.map(|(kind, dwell)| DwellDetector::new(kind, dwell, rules, repeats)).collect();
+        Self { detectors, has_members: false }
+    }
+}
+
+impl Detector for Dwells {
+    fn kinds(&self) -> &'static [AnomalyKind] {
+        static KINDS: LazyLock<Vec<AnomalyKind>> =
+            LazyLock::new(|| DWELLS.into_iter().map(|(kind, _)| kind).collect());
+        &KINDS
+    }
+
+    fn seen(&mut self, seen: &Seen<'_>) {
+        if self.has_members || seen.kind() == EventKind::Stuck {
+            self.detectors.iter_mut().for_each(|detector| detector.seen(seen));
+            self.has_members = self.detectors.iter().any(|detector| !detector.members.is_empty());
+        }
+    }
+
+    fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
+        self.detectors.iter_mut().flat_map(|detector| detector.swept(sweep)).collect()
+    }
+
+    fn active(&self, kind: AnomalyKind) -> usize {
+        self.detectors.iter().map(|detector| detector.active(kind)).sum()
+    }
+
+    fn overflow(&self) -> u64 {
+        self.detectors.iter().map(DwellDetector::overflow).sum()
+    }
 }
 
 /// Finds the dwellers of one kind.
 #[derive(Debug)]
-pub(super) struct DwellDetector {
-    kinds: &'static [AnomalyKind],
+struct DwellDetector {
+    kind: AnomalyKind,
     dwell: Dwell,
     rule: Rule,
     members: Members,
@@ -61,14 +100,13 @@ pub(super) struct DwellDetector {
 }
 
 impl DwellDetector {
-    fn new(kinds: &'static [AnomalyKind], dwell: Dwell, rules: &Rules, repeats: Repeats) -> Self {
-        let kind = kinds.first().copied().unwrap_or(AnomalyKind::CloseWaitStuck);
+    fn new(kind: AnomalyKind, dwell: Dwell, rules: &Rules, repeats: Repeats) -> Self {
         let repeat = match dwell {
             Dwell::State { .. } => repeats.stuck,
             Dwell::Idle => repeats.conditions,
             Dwell::ZeroWindow => EVERY_SWEEP,
         };
-        Self { kinds, dwell, rule: rules[kind], members: Members::new(repeat), ongoing: Ongoing::new(kind) }
+        Self { kind, dwell, rule: rules[kind], members: Members::new(repeat), ongoing: Ongoing::new(kind) }
     }
 
     /// Since when an end has been what this detector looks for, if it is.
@@ -85,12 +123,6 @@ impl DwellDetector {
             // When it closed is not known; since when it is seen to be closed will do.
             Dwell::ZeroWindow => seen.is_in(Conditions::ZERO_WINDOW, end).then_some(event.time),
         }
-    }
-}
-
-impl Detector for DwellDetector {
-    fn kinds(&self) -> &'static [AnomalyKind] {
-        self.kinds
     }
 
     fn seen(&mut self, seen: &Seen<'_>) {
@@ -136,7 +168,7 @@ impl Detector for DwellDetector {
     }
 
     fn active(&self, kind: AnomalyKind) -> usize {
-        if self.kinds.contains(&kind) { self.ongoing.active() } else { 0 }
+        if self.kind == kind { self.ongoing.active() } else { 0 }
     }
 
     fn overflow(&self) -> u64 {
@@ -157,8 +189,10 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn detector(kind: AnomalyKind) -> DwellDetector {
-        all(&Rules::default(), REPEATS).find(|detector| detector.kinds == [kind]).unwrap()
+    fn detector(kind: AnomalyKind) -> Dwells {
+        let off = |rules: Rules, kind| rules.with(kind, |rule| rule.enabled = false);
+        let rules = DWELLS.into_iter().map(|(kind, _)| kind).filter(|&other| other != kind);
+        Dwells::new(&rules.fold(Rules::default(), off), REPEATS)
     }
 
     #[test]
@@ -184,18 +218,18 @@ mod tests {
 
     #[test]
     fn a_close_wait_is_found_at_its_end_only() {
-        let mut detectors: Vec<_> = all(&Rules::default(), REPEATS).collect();
         let mut sweeps = Sweeps::default();
         let mut talk = Conversation::new();
         talk.handshake();
         talk.segment(End::Low, TcpFlags::FIN | TcpFlags::ACK, 0);
         talk.segment(End::High, TcpFlags::ACK, 0);
         talk.now += 61 * SECOND;
-        for detector in &mut detectors {
-            sweeps.tell(detector, &talk.stuck(Conditions::STUCK << 1));
-            let findings = sweeps.end(detector, talk.now);
-            let expected = detector.kinds == [AnomalyKind::CloseWaitStuck];
-            assert_eq!(findings.len(), usize::from(expected), "{:?}", detector.kinds);
+        for (kind, _) in DWELLS {
+            let mut detector = detector(kind);
+            sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK << 1));
+            let findings = sweeps.end(&mut detector, talk.now);
+            let expected = kind == AnomalyKind::CloseWaitStuck;
+            assert_eq!(findings.len(), usize::from(expected), "{kind:?}");
             assert!(findings.iter().all(|finding| finding.oldest.side == Side::Resp && finding.count == 1));
         }
     }

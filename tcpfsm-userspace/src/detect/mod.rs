@@ -97,8 +97,8 @@ pub fn all(config: &Config, repeats: Repeats, local_ports: u64) -> Vec<Box<dyn D
         Box::new(leak::CloseWaitLeak::new(rules)),
         Box::new(time_wait::TimeWaitPressure::new(rules, local_ports)),
         Box::new(rtx::RetransmissionStorm::new(rules)),
+        Box::new(dwell::Dwells::new(rules, repeats)),
     ];
-    detectors.extend(dwell::all(rules, repeats).map(|dwell| Box::new(dwell) as Box<dyn Detector>));
     detectors.retain(|detector| detector.kinds().iter().any(|&kind| rules[kind].enabled));
     detectors
 }
