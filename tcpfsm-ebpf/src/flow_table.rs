@@ -55,6 +55,12 @@ pub(crate) trait Key: EventKey + Copy + 'static {
     fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
     fn insert_flow(&self, record: &FlowRecord) -> Insertion;
     fn remove_embryo(&self);
+
+    /// Puts a record into the map with this number, one of its family's two.
+    #[inline(always)]
+    fn insert(&self, map: usize, record: &FlowRecord) -> Insertion {
+        if map == Self::FLOWS { self.insert_flow(record) } else { self.insert_embryo(record) }
+    }
 }
 
 macro_rules! key {

@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, Evidence, FlowRecord, HandshakeStep, Health, Verdict},
-    fact::Facts,
+    fact::{Fact, Facts},
     flow::{FlowKey4, FlowKey6},
     fsm::{self, Config, Step, settle},
     packet::{IcmpError, Unreachable, walk_options},
@@ -15,7 +15,7 @@ use tcpfsm_common::{
 
 use crate::{
     atomics::or,
-    clock, emit,
+    clock, early, emit,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
     sample::{is_told_always, tcpfsm_sample},
@@ -213,9 +213,11 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     // SAFETY: the desk is this CPU's.
     unsafe {
         let (own, peer) = halves(record, work.sender());
+        let mut map = K::EMBRYOS;
         if matches!(work.segment.flags.kind(), SegmentKind::Syn) && !work.segment.to_itself {
             let step = fsm::observe_first_syn(work.sender(), &mut *own, &work.segment);
             work.set_step(&step);
+            map = early::map::<K>(counters);
         } else {
             work.own = Evidence::default();
             step(work, peer);
@@ -229,10 +231,10 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         (*own).count(work.segment.len, work.segment.ip_id, clock::coarse(counters));
         (*record).shared.verdict = work.event.after;
         let over = settled(record, work);
-        match key.insert_embryo(&*record) {
+        match key.insert(map, &*record) {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
-                stats::came(counters, K::EMBRYOS, Verdict(work.event.after));
+                stats::came(counters, map, Verdict(work.event.after));
                 report(counters, record, work, over);
             }
             // Another CPU was first, with a segment of the other direction.
@@ -477,6 +479,9 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
     }
     if HandshakeStep::is_one(step.facts, work.event.flags) {
         services::tcpfsm_service(work);
+        if step.facts.has(Fact::Established) && !work.is_embryo() {
+            early::give_back(counters);
+        }
     }
     let moved = step.moved(before);
     // SAFETY: the caller's record.

@@ -33,6 +33,7 @@ mod bytes;
 mod change;
 mod clock;
 mod correct;
+mod early;
 mod emit;
 mod flow_table;
 mod lane;

@@ -91,13 +91,20 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 /// Set by the daemon before the programs are loaded.
 #[unsafe(no_mangle)]
 pub(crate) static CONFIG: Global<KernelConfig> =
-    Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0, lanes: 0 });
+    Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0, lanes: 0, early: 0 });
 
 /// [`KernelConfig::scope`] alone: the whole of it is four loads, and the short path needs one.
 #[inline(always)]
 pub(crate) fn scope() -> u32 {
     // SAFETY: the configuration is the static's whole content; the loader may have written it.
     unsafe { (&raw const (*(&raw const CONFIG).cast::<KernelConfig>()).scope).read_volatile() }
+}
+
+/// [`KernelConfig::early`] alone.
+#[inline(always)]
+pub(crate) fn early() -> u32 {
+    // SAFETY: as above.
+    unsafe { (&raw const (*(&raw const CONFIG).cast::<KernelConfig>()).early).read_volatile() }
 }
 
 /// [`KernelConfig::lanes`] alone.

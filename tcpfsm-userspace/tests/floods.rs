@@ -44,7 +44,7 @@ impl Size {
 }
 
 /// A `KernelConfig` with the daemon's quota of events.
-static CONFIG: [u32; 4] = [0, 0, 4_096, 0];
+static CONFIG: [u32; 5] = [0, 0, 4_096, 0, 0];
 
 /// The first network of the attackers'.
 const ATTACKERS: u32 = 1 << 20;

@@ -12,7 +12,7 @@ use tcpfsm_common::{
 };
 
 /// A `KernelConfig`: all events, and lanes for two CPUs.
-static CONFIG: [u32; 4] = [0, 0, 0, 2];
+static CONFIG: [u32; 5] = [0, 0, 0, 2, 0];
 
 const PLACES: u64 = LANE_PLACES as u64;
 

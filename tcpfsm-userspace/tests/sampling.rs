@@ -18,7 +18,7 @@ use tcpfsm_common::{
 
 /// Told one by one in a slot of time: a `KernelConfig` with this quota.
 const QUOTA: u64 = 256;
-static CONFIG: [u32; 4] = [0, 0, QUOTA as u32, 0];
+static CONFIG: [u32; 5] = [0, 0, QUOTA as u32, 0, 0];
 
 /// What a flood's events would overrun many times.
 const RING: u32 = 256 << 10;

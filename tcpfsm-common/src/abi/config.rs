@@ -15,6 +15,8 @@ pub struct KernelConfig {
     pub event_quota: u32,
     /// How many CPUs have a lane for their events: those below this number. The others' go into the ring.
     pub lanes: u32,
+    /// Handshakes that a CPU may put straight into the flow map in a slot of 2³³ ns, those that complete not counted. 0: none.
+    pub early: u32,
 }
 
 impl KernelConfig {
@@ -24,4 +26,4 @@ impl KernelConfig {
     pub const STRICT: u32 = 2;
 }
 
-const _: () = assert!(size_of::<KernelConfig>() == 16);
+const _: () = assert!(size_of::<KernelConfig>() == 20);

@@ -81,7 +81,7 @@ pub enum Health {
     EventsSent = 0,
     /// Events lost because the ring buffer was full.
     EventsLost = 1,
-    /// Flows put into an embryonic map.
+    /// Flows put into a map by their first segment.
     Inserted = 2,
     /// Flows moved from an embryonic map to a flow map.
     Promoted = 3,
@@ -168,6 +168,8 @@ pub struct Counters {
     pub clock: [u64; 2],
     /// This CPU's end of its lane, which is no counter either.
     pub lane: Lane,
+    /// Nor this: the slot of time, and how many handshakes more this CPU put straight into the flow map in it than completed there.
+    pub early: [u64; 2],
 }
 
 /// How many flow maps there are.
@@ -194,6 +196,7 @@ impl Counters {
         went: [[0; STATE_SLOTS]; FLOW_MAPS],
         clock: [0; 2],
         lane: Lane { put: 0, read: 0 },
+        early: [0; 2],
     };
 
     /// Adds another CPU's counters.
@@ -212,6 +215,7 @@ impl Counters {
             went,
             clock: _,
             lane: _,
+            early: _,
         } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);

@@ -88,7 +88,7 @@ log_level = "info"
 {detect}
 # Sizes of the kernel's maps, allocated at the start: 256 bytes per IPv4 flow, 280 per IPv6 flow. The defaults
 # follow the memory (1/256 of it for IPv4 flows); those of this machine are shown. When a map is full the least
-# recently seen flow makes room. Handshakes have maps of their own, so a SYN flood cannot evict a connection.
+# recently seen flow makes room. Handshakes that hang have maps of their own, so a SYN flood cannot evict a connection.
 [maps]
 # flows4 = {flows4}
 # flows6 = {flows6}

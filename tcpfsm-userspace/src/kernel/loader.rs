@@ -8,7 +8,10 @@ use aya::{
     },
 };
 use aya_log::EbpfLogger;
-use tcpfsm_common::abi::{KernelConfig, LANE_PLACES};
+use tcpfsm_common::{
+    abi::{KernelConfig, LANE_PLACES},
+    fsm::State,
+};
 use tracing::debug;
 
 use super::{attach, bpf_error, chain, names, pod::Raw, probe};
@@ -81,6 +84,17 @@ fn lanes() -> u32 {
     online.into_iter().max().map_or(1, |last| last + 1)
 }
 
+/// How many handshakes each of so many CPUs may put straight into a flow map in a slot of 2³³ ns: if all of all CPUs hang until they
+/// time out, they take an eighth of the smaller map.
+fn early(config: &Config, cpus: u32) -> u32 {
+    let patience = [State::SynSent, State::SynRecv].map(|state| config.timeouts[state]);
+    // Where one never times out, none may go there.
+    let [Some(sent), Some(received)] = patience else { return 0 };
+    let slots = (sent.max(received).as_nanos() >> 33) + 2;
+    let flows = config.maps.flows4.min(config.maps.flows6);
+    u32::try_from(u128::from(flows / 8 / cpus.max(1)) / slots).unwrap_or(0)
+}
+
 fn kernel_config(config: &Config, lanes: u32) -> KernelConfig {
     let mut flags = 0;
     if !config.pickup {
@@ -90,7 +104,13 @@ fn kernel_config(config: &Config, lanes: u32) -> KernelConfig {
     if std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rfc1337").is_ok_and(|text| text.trim() == "1") {
         flags |= KernelConfig::RFC1337;
     }
-    KernelConfig { scope: config.scope, flags, event_quota: config.event_quota, lanes }
+    KernelConfig {
+        scope: config.scope,
+        flags,
+        event_quota: config.event_quota,
+        lanes,
+        early: early(config, lanes),
+    }
 }
 
 fn load_error(error: &EbpfError) -> Error {
@@ -237,6 +257,7 @@ fn report_verified(name: &str, info: Result<aya::programs::ProgramInfo, ProgramE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::StateDuration;
 
     #[test]
     fn an_empty_object_is_named_before_anything_else() {
@@ -249,6 +270,20 @@ mod tests {
         assert_eq!((roomy(65_536), buckets(65_536)), (65_537, 131_072));
         assert_eq!((roomy(100_000), buckets(100_000)), (100_000, 131_072));
         assert_eq!(roomy(1 << 31), 1 << 31, "the kernel's own complaint says it best");
+    }
+
+    #[test]
+    fn handshakes_that_hang_take_an_eighth_of_a_flow_map_at_most() {
+        let mut config = Config::default();
+        (config.maps.flows4, config.maps.flows6) = (262_144, 131_072);
+        let slots = |config: &Config| (config.timeouts[State::SynSent].unwrap().as_nanos() >> 33) as u32 + 2;
+        for cpus in [1, 2, 64, 512] {
+            let early = early(&config, cpus);
+            assert!(early * cpus * slots(&config) <= 131_072 / 8, "{early} on each of {cpus}");
+            assert!(early > 0);
+        }
+        config.timeouts.set(StateDuration { state: State::SynRecv, duration: None });
+        assert_eq!(early(&config, 2), 0);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl FlowMaps {
     ) -> Result<Inserted> {
         let Self { flows4, flows6, embryos4, embryos6 } = self;
         let verdict = Verdict(record.shared.verdict);
-        let embryonic = [End::Low, End::High].into_iter().any(|end| verdict.state(end).is_embryonic());
+        let embryonic = is_in_handshake(record);
         let [came_flows4, came_flows6, came_embryos4, came_embryos6] = came;
         let (inserted, came) = match (key, embryonic) {
             (FlowKey::V4(key), false) => (flows4.insert_new(embryos4, key, record)?, came_flows4),
@@ -123,27 +123,35 @@ impl FlowMaps {
         }
     }
 
-    /// The next flows whose handshake completed, about as many as asked for. After the last the cursor is at the
-    /// start again.
+    /// The next flows whose handshake completed, at most about as many as asked for. After the last the cursor is at the start
+    /// again.
     ///
     /// # Errors
     /// A system call failed.
     pub fn walk(&self, cursor: &mut Cursor, count: usize) -> Result<Vec<(FlowKey, FlowRecord)>> {
         let Self { flows4, flows6, embryos4: _, embryos6: _ } = self;
         let mut found = Vec::new();
-        let next =
-            match cursor.map {
-                0 => flows4
-                    .walk(cursor.position, count, |key, record| found.push((FlowKey::V4(key), *record)))?,
-                _ => flows6
-                    .walk(cursor.position, count, |key, record| found.push((FlowKey::V6(key), *record)))?,
-            };
+        let mut take = |key, record: &FlowRecord| {
+            if !is_in_handshake(record) {
+                found.push((key, *record));
+            }
+        };
+        let next = match cursor.map {
+            0 => flows4.walk(cursor.position, count, |key, record| take(FlowKey::V4(key), record))?,
+            _ => flows6.walk(cursor.position, count, |key, record| take(FlowKey::V6(key), record))?,
+        };
         if next.is_none() {
             cursor.map = (cursor.map + 1) % 2;
         }
         cursor.position = next;
         Ok(found)
     }
+}
+
+/// Whether an end's handshake is under way.
+fn is_in_handshake(record: &FlowRecord) -> bool {
+    let verdict = Verdict(record.shared.verdict);
+    [End::Low, End::High].into_iter().any(|end| verdict.state(end).is_embryonic())
 }
 
 /// One flow map.

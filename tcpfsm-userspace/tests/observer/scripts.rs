@@ -359,7 +359,7 @@ fn a_scope_keeps_equal_tuples_apart() {
     let packet = Line::parse("C S s0 SS/~SR").packet(segments::Family::V4, 0, 1);
     let (FlowKey::V4(key), ..) = segments::parse(&packet) else { unreachable!() };
     // A `KernelConfig`: the scope, no flags, all events.
-    static CONFIG: [u32; 4] = [7, 0, 0, 0];
+    static CONFIG: [u32; 5] = [7, 0, 0, 0, 0];
     let mut kernel = Kernel::load_with(|mut loader| {
         loader.override_global("CONFIG", &CONFIG[..], true);
         loader

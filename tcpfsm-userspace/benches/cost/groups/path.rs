@@ -61,8 +61,12 @@ fn counted(group: &str, clock: Clock, rows: Vec<(&str, u64)>) -> Table {
 fn connection(object: &Image) -> Result<[Table; 2]> {
     let clock = Clock::start();
     let mut host = Host::new(object);
-    let config =
-        KernelConfig { event_quota: Config::default().event_quota, lanes: 1, ..KernelConfig::default() };
+    let config = KernelConfig {
+        event_quota: Config::default().event_quota,
+        lanes: 1,
+        early: 1,
+        ..KernelConfig::default()
+    };
     host.set("AYA_LOG_LEVEL", &[0])?;
     host.set("CONFIG", config.as_bytes())?;
     let shape = |options| Shape { layout: Layout::Ipv4, options };

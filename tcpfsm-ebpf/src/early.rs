@@ -1,0 +1,32 @@
+//! Handshakes that go straight into the flow map: as many as do no harm there if they all hang.
+//!
+//! In the embryonic map a handshake costs an insertion, a removal and a copy more, which is what keeps a flood away from the
+//! connections. While nearly all handshakes complete there is none to keep away. So each CPU may put so many into the flow map in
+//! a slot of time, and one that completes gives its place back, on whichever CPU that is seen: all CPUs together never have more
+//! out than they were given.
+
+use tcpfsm_common::abi::Counters;
+
+use crate::{clock, flow_table::Key, maps::early};
+
+/// The number of the map into which a handshake goes: takes a place in the flow map if this CPU has one left.
+#[inline(always)]
+pub(crate) fn map<K: Key>(counters: &mut Counters) -> usize {
+    let slot = clock::coarse(counters) >> 33;
+    let [current, taken] = &mut counters.early;
+    if *current != slot {
+        *current = slot;
+        *taken = 0;
+    }
+    let is_free = taken.cast_signed() < i64::from(early());
+    *taken = taken.wrapping_add(is_free.into());
+    if is_free { K::FLOWS } else { K::EMBRYOS }
+}
+
+/// Gives a place back. No more than were given for this slot: what completes may have come before it, or by another way.
+#[inline(always)]
+pub(crate) fn give_back(counters: &mut Counters) {
+    let [_, taken] = &mut counters.early;
+    let least = -i64::from(early());
+    *taken = (taken.cast_signed() - 1).max(least).cast_unsigned();
+}
