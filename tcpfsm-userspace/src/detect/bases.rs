@@ -2,6 +2,8 @@
 
 use std::{collections::hash_map::Entry, net::SocketAddr};
 
+use tcpfsm_common::{abi::EventKind, fact::Fact};
+
 use super::{QuickMap, Seen, window::Window};
 
 /// Groups remembered per count. One in which nothing happened for a window is forgotten.
@@ -12,6 +14,11 @@ pub(super) type Base = [Option<(SocketAddr, u64)>; 2];
 
 /// Tells what counts.
 pub(super) type BaseOf = fn(&Seen<'_>) -> Base;
+
+/// Whether any base can count this. Of what is ordinary only a connection's beginning and its end are part of one.
+pub(super) fn may_count(seen: &Seen<'_>) -> bool {
+    !seen.is_ordinary() || seen.has(Fact::Open) || seen.kind() == EventKind::Closed
+}
 
 /// One count in all groups, within one length of window.
 pub(super) struct Bases {
@@ -96,6 +103,23 @@ mod tests {
 
     fn sum(bases: &Bases, group: &SocketAddr, second: u64) -> u64 {
         bases.of_group(group).sum(second * SECOND, LENGTH)
+    }
+
+    #[test]
+    fn no_base_counts_what_none_is_asked_about() {
+        use crate::detect::{floods, handshake, illegal, peer_gone, resets};
+        let specs = [handshake::SPECS, resets::SPECS, illegal::SPECS, floods::SPECS, peer_gone::SPECS];
+        let mut spared = 0;
+        for observation in &Conversation::new().ordinary_life() {
+            let seen = Seen { observation, sweep: 1 };
+            if !may_count(&seen) {
+                spared += 1;
+                assert!(
+                    specs.iter().flat_map(|specs| specs.iter()).all(|spec| (spec.base)(&seen) == [None; 2])
+                );
+            }
+        }
+        assert!(spared >= 4, "{spared}: nearly all of a connection's events");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 pub(super) use super::bases::Base;
 use super::{
     AnomalyKind, Detector, Dwelling, Finding, Seen, SweepEnd,
-    bases::{BaseOf, Bases},
+    bases::{BaseOf, Bases, may_count},
     finding::permille,
     ongoing::{MAX_GROUPS, Ongoing, Present},
     window::Window,
@@ -136,7 +136,9 @@ impl Detector for Rates {
             kinds.iter_mut().filter(|rate| rate.has_base()).for_each(|rate| rate.base(seen));
         }
         // After the kinds: a first hit that is part of its base would count twice.
-        bases.iter_mut().for_each(|base| base.seen(seen));
+        if may_count(seen) {
+            bases.iter_mut().for_each(|base| base.seen(seen));
+        }
     }
 
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
