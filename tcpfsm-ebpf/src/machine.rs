@@ -231,6 +231,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         (*own).count(work.segment.len, work.segment.ip_id, clock::coarse(counters));
         (*record).shared.verdict = work.event.after;
         let over = settled(record, work);
+        work.map = map as u64;
         match key.insert(map, &*record) {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
@@ -489,8 +490,8 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
         let (own, peer) = halves(record, work.sender());
         work.relate(&*own, &*peer);
         stats::change(counters, &work.event, (*record).shared.opened, over);
-        // Who was named as stuck is told of when that ends.
-        let is_due = work.named != 0 && moved;
+        // Who was named as stuck is told of when that ends, and a handshake that went straight into the flow map in full.
+        let is_due = moved && (work.named != 0 || !work.is_embryo() && step.verdict.generation() == 1);
         if !is_due && !is_told_always(&work.event) && tcpfsm_sample(&raw mut work.event, counters) == 0 {
             return;
         }

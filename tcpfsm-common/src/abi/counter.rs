@@ -77,7 +77,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Health {
-    /// Events put into the ring buffer.
+    /// Events put into a lane or the ring buffer.
     EventsSent = 0,
     /// Events lost because the ring buffer was full.
     EventsLost = 1,

@@ -87,7 +87,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     };
 
     let mut kernel = loader::load(BPF_OBJECT, &config)?;
-    let ring = Events::take(&mut kernel)?;
+    let waiting = Events::take(&mut kernel)?;
     let counters = Arc::new(CounterMap::take(&mut kernel)?);
     let maps = Arc::new(FlowMaps::take(&mut kernel)?);
     if config.log_level.kernel() > 0
@@ -100,7 +100,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     let insight =
         Arc::new(Insight::new(Arc::clone(&counters), Arc::clone(&maps), Arc::clone(&shared), &config));
     let (events, _) = broadcast::channel(WATCH_QUEUE);
-    // Events wait in the ring until everything else stands.
+    // Events wait where they are until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
     let gap = Gap::until_now(&config.socket);
     shared.update(|gauges| gauges.gap = gap);
@@ -118,7 +118,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }
     let (publisher, publish_thread) = start_publisher(host, sink, events.clone(), Arc::clone(&shared))?;
 
-    let engine = Engine::new(&config, ring, attachments, publisher, Arc::clone(&shared));
+    let engine = Engine::new(&config, waiting, attachments, publisher, Arc::clone(&shared));
 
     // Packets are seen from here on: what is seeded now and what they show leaves no gap.
     let rounds = match config.vantage {

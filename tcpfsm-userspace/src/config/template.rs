@@ -96,7 +96,7 @@ log_level = "info"
 # embryos6 = {embryos6}
 # Addresses that answered a SYN, with counters of their handshakes; 152 bytes each.
 # services = {services}
-# Bytes of the event ring, a power of two; 120 bytes per event.
+# Bytes of the event ring, a power of two; 120 bytes per event. It takes what the CPUs' own lanes have no room for.
 # events = {events}
 "#,
         sweep = humantime::format_duration(*sweep_interval),

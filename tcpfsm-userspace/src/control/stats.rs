@@ -44,7 +44,7 @@ pub struct Stats {
     pub views: ViewsLine,
     /// The flow maps, and that of services.
     pub maps: Vec<MapLine>,
-    /// Events put into the ring.
+    /// Events told to the daemon.
     pub events: u64,
     /// Events of what moved no connection, not told: others stand for them.
     #[serde(default)]

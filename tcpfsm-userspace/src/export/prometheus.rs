@@ -239,7 +239,7 @@ fn of_itself(page: &mut Page, scrape: &Scrape) {
             page.sample("tcpfsm_packets_total", &[("hook", hook.name()), ("verdict", verdict)], count);
         }
     }
-    page.counter("tcpfsm_events_total", "Events put into the ring.", health(Health::EventsSent));
+    page.counter("tcpfsm_events_total", "Events told to the daemon.", health(Health::EventsSent));
     page.counter(
         "tcpfsm_ring_dropped_total",
         "Events lost because the ring was full. Counters and states are exact all the same.",

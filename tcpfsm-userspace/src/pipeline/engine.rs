@@ -56,7 +56,7 @@ const LEAST_RTX: u32 = 32;
 /// Between two looks whether the interfaces are still there.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
 
-/// At the end, how long a sweep under way may take, and emptying the ring.
+/// At the end, how long a sweep under way may take, and taking what events are left.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the loop ended.
@@ -70,7 +70,7 @@ pub enum Ending {
 
 /// The loop and what it owns.
 pub struct Engine {
-    ring: Events,
+    events: Events,
     attachments: Vec<Attachment>,
     gone: Vec<String>,
     detectors: Vec<Box<dyn Detector>>,
@@ -105,7 +105,7 @@ impl Engine {
     #[must_use]
     pub fn new(
         config: &Config,
-        ring: Events,
+        events: Events,
         attachments: Vec<Attachment>,
         publisher: Publisher,
         shared: SharedGauges,
@@ -115,7 +115,7 @@ impl Engine {
             conditions: sweeps_in(CONDITION_REPEAT, config.sweep_interval),
         };
         let engine = Self {
-            ring,
+            events,
             attachments,
             gone: Vec::new(),
             detectors: detect::all(config, repeats, local_ports()),
@@ -135,7 +135,7 @@ impl Engine {
     pub async fn run(mut self, background: Background, stop: impl Future<Output = ()>) -> Ending {
         let mut nap = Nap::new();
         let mut waking = Box::pin(sleep(nap.length()));
-        let filling = self.ring.filling();
+        let filling = self.events.filling();
         if let Err(cause) = &filling {
             debug!("the ring wakes nobody: {cause}");
         }
@@ -177,7 +177,7 @@ impl Engine {
             }
         };
         self.attachments.clear();
-        // A sweep that is under way still finds something; then nobody adds to the ring any more.
+        // A sweep that is under way still finds something; then nobody adds events any more.
         if let Ok(Some(swept)) = timeout(PATIENCE, finished(&mut sweeping)).await {
             self.take_in(swept).await;
         }
@@ -186,15 +186,15 @@ impl Engine {
         ending
     }
 
-    /// Empties the ring; says how many events were in it.
+    /// Takes what events there are; says how many.
     async fn drain(&mut self) -> usize {
-        let mut events = 0;
+        let mut drained = 0;
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
-            let Self { ring, detectors, mismatches, request, shared, .. } = self;
+            let Self { events, detectors, mismatches, request, shared, .. } = self;
             let mut page = shared.history.page();
-            let count = ring.drain(BATCH, |record| match live::parse(record) {
+            let count = events.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
                     feed(detectors, mismatches, &observation, request.number);
                     page.note(&observation);
@@ -206,13 +206,13 @@ impl Engine {
             });
             drop(page);
             self.publisher.events(batch);
-            events += count;
+            drained += count;
             if count < BATCH {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        events
+        drained
     }
 
     fn start_sweep(&mut self, mut background: Background) -> JoinHandle<Swept> {
@@ -237,7 +237,7 @@ impl Engine {
     /// Takes in what a sweep brought; gives what made it.
     async fn take_in(&mut self, swept: Swept) -> Background {
         let Swept { background, found, took, full_queues, compared } = swept;
-        // What the sweep found is in the ring; the detectors want it before they count.
+        // What the sweep found is among the events; the detectors want it before they count.
         self.drain().await;
         self.compared(compared);
         self.swept(found, took, &full_queues);
