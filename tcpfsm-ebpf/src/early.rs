@@ -5,9 +5,9 @@
 //! a slot of time, and one that completes gives its place back, on whichever CPU that is seen: all CPUs together never have more
 //! out than they were given.
 
-use tcpfsm_common::abi::Counters;
+use tcpfsm_common::{abi::Counters, fact::Fact, fsm::Step};
 
-use crate::{clock, flow_table::Key, maps::early};
+use crate::{clock, flow_table::Key, maps::early, work::Work};
 
 /// The number of the map into which a handshake goes: takes a place in the flow map if this CPU has one left.
 #[inline(always)]
@@ -23,10 +23,16 @@ pub(crate) fn map<K: Key>(counters: &mut Counters) -> usize {
     if is_free { K::FLOWS } else { K::EMBRYOS }
 }
 
-/// Gives a place back. No more than were given for this slot: what completes may have come before it, or by another way.
+/// Whether a step may be one of a handshake that went straight into the flow map: there nothing else is in its first generation and
+/// becomes established. Gives the place of one that does back, but no more than were given for a slot: it may have been taken in the
+/// one before.
 #[inline(always)]
-pub(crate) fn give_back(counters: &mut Counters) {
-    let [_, taken] = &mut counters.early;
-    let least = -i64::from(early());
-    *taken = (taken.cast_signed() - 1).max(least).cast_unsigned();
+pub(crate) fn seen(counters: &mut Counters, work: &Work, step: &Step) -> bool {
+    let is_early = !work.is_embryo() && step.verdict.generation() == 1;
+    if is_early && step.facts.has(Fact::Established) {
+        let [_, taken] = &mut counters.early;
+        let least = -i64::from(early());
+        *taken = (taken.cast_signed() - 1).max(least).cast_unsigned();
+    }
+    is_early
 }

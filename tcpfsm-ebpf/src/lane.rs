@@ -6,7 +6,7 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use tcpfsm_common::abi::{Counters, Health, LANE_PLACES, Lane, LanePlace};
+use tcpfsm_common::abi::{Counters, Health, LANE_PLACES, LanePlace};
 
 use crate::{
     maps::{LANES, LANES_READ, lanes},
@@ -20,21 +20,21 @@ const LOOK: u64 = LANE_PLACES as u64 / 2;
 /// The next place of this CPU's lane. None where it has no lane, or the daemon is behind by more than half of it: then the
 /// ring is there, which is larger, and from which the daemon is woken.
 #[inline(always)]
-pub(crate) fn place(counters: &mut Counters) -> Option<*mut LanePlace> {
+pub(crate) fn place(counters: &Counters) -> Option<*mut LanePlace> {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     if cpu >= lanes() {
         return None;
     }
-    let Lane { put, read } = &mut counters.lane;
+    let put = counters.lane;
     if put.is_multiple_of(LOOK) {
         // SAFETY: the map gave the element, an aligned word.
-        *read = unsafe { (&raw const (*LANES_READ.get_ptr(cpu)?).events).read_volatile() };
-        if put.wrapping_sub(*read) > LOOK {
+        let read = unsafe { (&raw const (*LANES_READ.get_ptr(cpu)?).events).read_volatile() };
+        if put.wrapping_sub(read) > LOOK {
             return None;
         }
     }
-    LANES.get_ptr_mut(cpu * LANE_PLACES + (*put as u32 & (LANE_PLACES - 1)))
+    LANES.get_ptr_mut(cpu * LANE_PLACES + (put as u32 & (LANE_PLACES - 1)))
 }
 
 /// Lets the daemon see what was put into a [`place`], and counts it.
@@ -43,9 +43,9 @@ pub(crate) fn place(counters: &mut Counters) -> Option<*mut LanePlace> {
 /// `place` must be this CPU's, and filled.
 #[inline(always)]
 pub(crate) unsafe fn publish(place: *mut LanePlace, counters: &mut Counters) {
-    counters.lane.put += 1;
+    counters.lane += 1;
     // SAFETY: the caller's place.
-    unsafe { release(&raw mut (*place).number, counters.lane.put) };
+    unsafe { release(&raw mut (*place).number, counters.lane) };
     stats::health(counters, Health::EventsSent);
 }
 

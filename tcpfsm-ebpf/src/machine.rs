@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, Evidence, FlowRecord, HandshakeStep, Health, Verdict},
-    fact::{Fact, Facts},
+    fact::Facts,
     flow::{FlowKey4, FlowKey6},
     fsm::{self, Config, Step, settle},
     packet::{IcmpError, Unreachable, walk_options},
@@ -415,6 +415,7 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
     } else {
         return;
     };
+    work.map = map as u64;
     let hard = work.unreachable != Unreachable::Soft as u64;
     let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
     let error = IcmpError { reason, seq: work.segment.seq };
@@ -480,18 +481,16 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
     }
     if HandshakeStep::is_one(step.facts, work.event.flags) {
         services::tcpfsm_service(work);
-        if step.facts.has(Fact::Established) && !work.is_embryo() {
-            early::give_back(counters);
-        }
     }
+    let is_early = early::seen(counters, work, &step);
     let moved = step.moved(before);
     // SAFETY: the caller's record.
     unsafe {
         let (own, peer) = halves(record, work.sender());
         work.relate(&*own, &*peer);
         stats::change(counters, &work.event, (*record).shared.opened, over);
-        // Who was named as stuck is told of when that ends, and a handshake that went straight into the flow map in full.
-        let is_due = moved && (work.named != 0 || !work.is_embryo() && step.verdict.generation() == 1);
+        // Who was named as stuck is told of when that ends, and such a handshake in full.
+        let is_due = moved && (work.named != 0 || is_early);
         if !is_due && !is_told_always(&work.event) && tcpfsm_sample(&raw mut work.event, counters) == 0 {
             return;
         }

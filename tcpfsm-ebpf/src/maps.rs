@@ -90,8 +90,7 @@ pub(crate) static SWEEP_REPORT: Array<SweepReport, 4> = Array::new();
 
 /// Set by the daemon before the programs are loaded.
 #[unsafe(no_mangle)]
-pub(crate) static CONFIG: Global<KernelConfig> =
-    Global::new(KernelConfig { scope: 0, flags: 0, event_quota: 0, lanes: 0, early: 0 });
+pub(crate) static CONFIG: Global<KernelConfig> = Global::new(KernelConfig::NONE);
 
 /// [`KernelConfig::scope`] alone: the whole of it is four loads, and the short path needs one.
 #[inline(always)]

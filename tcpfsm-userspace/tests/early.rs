@@ -7,29 +7,29 @@ mod support;
 
 use std::{thread, time::Duration};
 
-use rustix::{
-    thread::{CpuSet, sched_setaffinity},
-    time::{ClockId, clock_gettime},
+use rustix::time::{ClockId, clock_gettime};
+use support::{Event, Kernel, Through, comparable, frame, pin, segments::parse};
+use tcpfsm_common::{
+    abi::{Health, KernelConfig},
+    flow::FlowKey,
+    segment::TcpFlags as F,
 };
-use support::{Event, Kernel, Through, comparable, frame, segments::parse};
-use tcpfsm_common::{abi::Health, flow::FlowKey, segment::TcpFlags as F};
+use zerocopy::IntoBytes as _;
 
-/// `KernelConfig`s: places for two handshakes in the flow map, and for none.
-static TWO: [u32; 5] = [0, 0, 0, 0, 2];
-static NONE: [u32; 5] = [0; 5];
+/// Places for two handshakes in the flow map, and for none.
+static TWO: KernelConfig = KernelConfig { early: 2, ..KernelConfig::NONE };
+static NONE: KernelConfig = KernelConfig::NONE;
 
-fn kernel(config: &'static [u32; 5]) -> Kernel {
+fn kernel(config: &'static KernelConfig) -> Kernel {
     Kernel::load_with(|mut loader| {
-        loader.override_global("CONFIG", &config[..], true);
+        loader.override_global("CONFIG", config.as_bytes(), true);
         loader
     })
 }
 
 /// Keeps a test on one CPU, at the beginning of a slot of time rather than at its end.
 fn settle_down() {
-    let mut set = CpuSet::new();
-    set.set(0);
-    sched_setaffinity(None, &set).unwrap();
+    pin(0);
     let second = || clock_gettime(ClockId::Monotonic).tv_sec as u64;
     while (second() * 1_000_000_000) >> 33 != ((second() + 3) * 1_000_000_000) >> 33 {
         thread::sleep(Duration::from_millis(100));

@@ -16,11 +16,12 @@ use support::{
     segments::{ipv4, parse, tcp},
 };
 use tcpfsm_common::{
-    abi::{Counters, Health, STATE_SLOTS, SweepRequest, Verdict},
+    abi::{Counters, Health, KernelConfig, STATE_SLOTS, SweepRequest, Verdict},
     flow::End,
     fsm::State,
     segment::TcpFlags as F,
 };
+use zerocopy::IntoBytes as _;
 
 /// Set to flood for a minute while 100,000 flows are connected.
 const FULL: &str = "TCPFSM_TEST_FULL";
@@ -43,8 +44,8 @@ impl Size {
     }
 }
 
-/// A `KernelConfig` with the daemon's quota of events.
-static CONFIG: [u32; 5] = [0, 0, 4_096, 0, 0];
+/// The daemon's quota of events.
+static CONFIG: KernelConfig = KernelConfig { event_quota: 4_096, ..KernelConfig::NONE };
 
 /// The first network of the attackers'.
 const ATTACKERS: u32 = 1 << 20;
@@ -96,7 +97,7 @@ impl Host {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let (flows, embryos) = (size.connected + size.connected / 10 + 1024, size.embryos);
         let kernel = Kernel::load_with(|mut loader| {
-            loader.override_global("CONFIG", &CONFIG[..], true);
+            loader.override_global("CONFIG", CONFIG.as_bytes(), true);
             loader.map_max_entries("FLOWS4", flows).map_max_entries("EMBRYOS4", embryos);
             loader
         });

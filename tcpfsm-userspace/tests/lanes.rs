@@ -4,32 +4,26 @@
 
 mod support;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
-use support::{Event, Kernel};
+use support::{Event, Kernel, pin};
 use tcpfsm_common::{
-    abi::{EventKind, Health, LANE_PLACES, LanePlace},
+    abi::{EventKind, Health, KernelConfig, LANE_PLACES, LanePlace},
     segment::TcpFlags as F,
 };
+use zerocopy::IntoBytes as _;
 
-/// A `KernelConfig`: all events, and lanes for two CPUs.
-static CONFIG: [u32; 5] = [0, 0, 0, 2, 0];
+/// All events, and lanes for two CPUs.
+static CONFIG: KernelConfig = KernelConfig { lanes: 2, ..KernelConfig::NONE };
 
 const PLACES: u64 = LANE_PLACES as u64;
 
 fn kernel() -> Kernel {
     Kernel::load_with(|mut loader| {
         loader
-            .override_global("CONFIG", &CONFIG[..], true)
+            .override_global("CONFIG", CONFIG.as_bytes(), true)
             .map_max_entries("LANES", 2 * LANE_PLACES)
             .map_max_entries("LANES_READ", 2);
         loader
     })
-}
-
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).unwrap();
 }
 
 /// An event each.

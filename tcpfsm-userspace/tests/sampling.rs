@@ -7,25 +7,29 @@ mod support;
 
 use std::collections::HashMap;
 
-use support::{Event, Kernel, frame, segments::parse};
+use support::{
+    Event, Kernel, Through, ethernet, frame,
+    segments::{ipv4, parse},
+};
 use tcpfsm_common::{
-    abi::{Counters, EventKind, Health, SAMPLE, STATE_SLOTS, SweepRequest},
+    abi::{Counters, EventKind, Health, KernelConfig, SAMPLE, STATE_SLOTS, SweepRequest},
     fact::Fact,
     flow::FlowKey,
     fsm::State,
     segment::TcpFlags as F,
 };
+use zerocopy::IntoBytes as _;
 
-/// Told one by one in a slot of time: a `KernelConfig` with this quota.
+/// Told one by one in a slot of time.
 const QUOTA: u64 = 256;
-static CONFIG: [u32; 5] = [0, 0, QUOTA as u32, 0, 0];
+static CONFIG: KernelConfig = KernelConfig { event_quota: QUOTA as u32, ..KernelConfig::NONE };
 
 /// What a flood's events would overrun many times.
 const RING: u32 = 256 << 10;
 
 fn kernel() -> Kernel {
     Kernel::load_with(|mut loader| {
-        loader.override_global("CONFIG", &CONFIG[..], true).map_max_entries("EVENTS", RING);
+        loader.override_global("CONFIG", CONFIG.as_bytes(), true).map_max_entries("EVENTS", RING);
         loader
     })
 }
@@ -119,6 +123,30 @@ fn refusals_are_sampled_too() {
     let events = kernel.events();
     let refused = events.iter().filter(|told| told.event.fact_set().has(Fact::ConnectRefused));
     let stood_for: u64 = refused.map(|told| told.event.weight()).sum();
+    assert!(stood_for.abs_diff(5_000) < 1_000, "they stand for {stood_for}");
+}
+
+/// What a router says of handshakes, while segments of a connection come in between: they are in another map, and told in full.
+#[test]
+fn unreachable_hosts_are_sampled_too() {
+    needs_kernel!();
+    const CONNECTED: u32 = 9_999;
+    let mut kernel = kernel();
+    kernel.connect(CONNECTED);
+    for network in 1..=5_000 {
+        kernel.say(network, true, [100, 0], F::SYN);
+        kernel.say(CONNECTED, true, [1 << 30, 0], F::RST);
+        // Host unreachable (3, 1), with the SYN's header and ports.
+        let quoted = &frame(network, true, [100, 0], F::SYN)[14..][..28];
+        let error = [&[3, 1, 0, 0, 0, 0, 0, 0], quoted].concat();
+        let mut packet = ipv4(network, 2, 1, 0, &error);
+        packet[9] = 1;
+        kernel.repeat_shared(Through::TcIngress, &ethernet(&packet), 1);
+    }
+    let told = |event: &Event| event.event.fact_set().has(Fact::ConnectUnreachable);
+    let events: Vec<Event> = kernel.events().into_iter().filter(told).collect();
+    assert!(events.len() < 1_000, "{} were told", events.len());
+    let stood_for: u64 = events.iter().map(|told| told.event.weight()).sum();
     assert!(stood_for.abs_diff(5_000) < 1_000, "they stand for {stood_for}");
 }
 

@@ -109,10 +109,8 @@ fn key(network: u32) -> FlowKey {
 }
 
 /// Puts this thread on a CPU, before whoever else is there: else the two would hardly ever run at the same time.
-fn pin(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set).unwrap();
+fn pin_first(cpu: usize) {
+    support::pin(cpu);
     let first = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads `first`. Where it is not allowed, the test takes longer and finds less.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
@@ -208,7 +206,7 @@ fn two_cpus_end_where_one_does() {
             for (cpu, from_client) in [(0, true), (1, false)] {
                 let (kernel, here, networks, mut met) = (&kernel, &here, networks.clone(), met);
                 scope.spawn(move || {
-                    pin(cpu);
+                    pin_first(cpu);
                     for network in networks {
                         let part = Part::new(network, from_client);
                         for phase in 0..LIFE.len() {

@@ -20,6 +20,8 @@ pub struct KernelConfig {
 }
 
 impl KernelConfig {
+    /// The defaults of the programs, where no daemon has set anything: every event told, through the ring.
+    pub const NONE: Self = Self { scope: 0, flags: 0, event_quota: 0, lanes: 0, early: 0 };
     /// The host ignores resets in TIME-WAIT (sysctl `net.ipv4.tcp_rfc1337`).
     pub const RFC1337: u32 = 1;
     /// Do not pick up connections begun before the observer.

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Lane, STATE_SLOTS};
+use super::STATE_SLOTS;
 use crate::packet::Skip;
 
 /// Where a packet was seen.
@@ -166,9 +166,9 @@ pub struct Counters {
     pub went: [[u64; STATE_SLOTS]; FLOW_MAPS],
     /// This CPU's clock, which is no counter: the tick when it was read last, and what it said.
     pub clock: [u64; 2],
-    /// This CPU's end of its lane, which is no counter either.
-    pub lane: Lane,
-    /// Nor this: the slot of time, and how many handshakes more this CPU put straight into the flow map in it than completed there.
+    /// How many events this CPU put into its lane: where the next one goes, and so of this CPU alone too.
+    pub lane: u64,
+    /// No counter either: the slot of time, and how many handshakes more this CPU put straight into the flow map in it than completed there.
     pub early: [u64; 2],
 }
 
@@ -195,7 +195,7 @@ impl Counters {
         came: [[0; STATE_SLOTS]; FLOW_MAPS],
         went: [[0; STATE_SLOTS]; FLOW_MAPS],
         clock: [0; 2],
-        lane: Lane { put: 0, read: 0 },
+        lane: 0,
         early: [0; 2],
     };
 

@@ -29,15 +29,5 @@ pub struct LaneRead {
     pub unused: [u64; 7],
 }
 
-/// A CPU's end of its lane, which is with its counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Lane {
-    /// How many events were put into it.
-    pub put: u64,
-    /// How many of them the daemon had read when this CPU looked last.
-    pub read: u64,
-}
-
 const _: () = assert!(LANE_PLACES.is_power_of_two());
 const _: () = assert!(size_of::<LanePlace>() == 192 && size_of::<LaneRead>() == 64);

@@ -24,7 +24,7 @@ pub use counter::{
     bucket_limit_ns, bucket_of,
 };
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, SAMPLE, StuckEvent};
-pub use lane::{LANE_PLACES, Lane, LanePlace, LaneRead};
+pub use lane::{LANE_PLACES, LanePlace, LaneRead};
 pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
 pub use sweep::{Conditions, SweepReport, SweepRequest};

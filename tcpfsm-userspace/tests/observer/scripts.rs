@@ -1,10 +1,11 @@
 //! Scripts of segments on one flow; [`Line`] says how to read one.
 
 use tcpfsm_common::{
-    abi::{FlowRecord, Verdict},
+    abi::{FlowRecord, KernelConfig, Verdict},
     flow::FlowKey,
     fsm::{Config, advance},
 };
+use zerocopy::IntoBytes as _;
 
 use crate::{
     line::Line,
@@ -358,10 +359,9 @@ fn a_scope_keeps_equal_tuples_apart() {
     crate::needs_kernel!();
     let packet = Line::parse("C S s0 SS/~SR").packet(segments::Family::V4, 0, 1);
     let (FlowKey::V4(key), ..) = segments::parse(&packet) else { unreachable!() };
-    // A `KernelConfig`: the scope, no flags, all events.
-    static CONFIG: [u32; 5] = [7, 0, 0, 0, 0];
+    static CONFIG: KernelConfig = KernelConfig { scope: 7, ..KernelConfig::NONE };
     let mut kernel = Kernel::load_with(|mut loader| {
-        loader.override_global("CONFIG", &CONFIG[..], true);
+        loader.override_global("CONFIG", CONFIG.as_bytes(), true);
         loader
     });
     kernel.run(Through::Xdp, &ethernet(&packet));

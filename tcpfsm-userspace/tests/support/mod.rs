@@ -292,6 +292,13 @@ impl Kernel {
     }
 }
 
+/// Puts this thread on a CPU.
+pub fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).unwrap();
+}
+
 /// A segment without data between the client of a network and its server, with these sequence and acknowledgment numbers.
 pub fn frame(network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
     let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use tcpfsm_common::abi::{
     ClosedEvent, Correction, Counters, DWELL_BUCKETS, Evidence, FLOW_MAPS, FlowEvent, FlowRecord,
-    KernelConfig, LATENCY_BUCKETS, Lane, LanePlace, LaneRead, STATE_SLOTS, ServiceKey, ServiceRecord, Shared,
+    KernelConfig, LATENCY_BUCKETS, LanePlace, LaneRead, STATE_SLOTS, ServiceKey, ServiceRecord, Shared,
     StuckEvent, SweepReport, SweepRequest,
 };
 use tcpfsm_common::flow::{FlowKey4, FlowKey6};
@@ -14,7 +14,7 @@ use super::markdown;
 use super::source::items;
 
 /// Every type that has a table: its file and its size as the compiler has it.
-const TYPES: [(&str, &str, usize); 19] = [
+const TYPES: [(&str, &str, usize); 18] = [
     ("FlowKey4", "flow.rs", size_of::<FlowKey4>()),
     ("FlowKey6", "flow.rs", size_of::<FlowKey6>()),
     ("FlowRecord", "abi/record.rs", size_of::<FlowRecord>()),
@@ -25,7 +25,6 @@ const TYPES: [(&str, &str, usize); 19] = [
     ("StuckEvent", "abi/event.rs", size_of::<StuckEvent>()),
     ("LanePlace", "abi/lane.rs", size_of::<LanePlace>()),
     ("LaneRead", "abi/lane.rs", size_of::<LaneRead>()),
-    ("Lane", "abi/lane.rs", size_of::<Lane>()),
     ("ServiceKey", "abi/service.rs", size_of::<ServiceKey>()),
     ("ServiceRecord", "abi/service.rs", size_of::<ServiceRecord>()),
     ("Correction", "abi/correction.rs", size_of::<Correction>()),
