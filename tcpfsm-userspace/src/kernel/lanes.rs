@@ -2,13 +2,13 @@
 
 use std::{
     fmt, io,
+    mem::offset_of,
     os::fd::{AsFd as _, BorrowedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::Ordering,
 };
 
 use aya::maps::MapData;
 use tcpfsm_common::abi::{ClosedEvent, EventKind, FlowEvent, LANE_PLACES, LanePlace, LaneRead};
-use zerocopy::IntoBytes as _;
 
 use super::{bpf_error, loader::Kernel, names, sys::SharedWords};
 use crate::error::Result;
@@ -16,10 +16,12 @@ use crate::error::Result;
 /// Words of a place, and of what the daemon says that it has read.
 const PLACE: usize = size_of::<LanePlace>() / 8;
 const READ: usize = size_of::<LaneRead>() / 8;
-/// Where an event's words are in its place: the first one has its kind, the second one its time.
-const TIME: usize = std::mem::offset_of!(FlowEvent, time) / 8;
-const NUMBER: usize = std::mem::offset_of!(LanePlace, number) / 8;
-const KIND: usize = std::mem::offset_of!(FlowEvent, kind);
+const NUMBER: usize = offset_of!(LanePlace, number) / 8;
+const EVENT: usize = offset_of!(LanePlace, event) / 8;
+const TIME: usize = EVENT + offset_of!(FlowEvent, time) / 8;
+/// Words of an event that ended no flow.
+const SHORT: usize = size_of::<FlowEvent>() / 8;
+const LONG: usize = size_of::<ClosedEvent>() / 8;
 
 /// A lane in which nothing waits.
 const NOTHING: u64 = u64::MAX;
@@ -104,13 +106,7 @@ impl<M: Memory> Lanes<M> {
     pub(super) fn read(&mut self, at: usize, bound: u64, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut count = 0;
         while count < limit && (count == 0 || self.lanes[at].next < bound) {
-            let mut words = [0; size_of::<ClosedEvent>() / 8];
-            for (word, shared) in words.iter_mut().zip(self.place(at)) {
-                *word = shared.load(Ordering::Relaxed);
-            }
-            let bytes = words.as_bytes();
-            let is_long = bytes[KIND] == EventKind::Closed as u8;
-            take(if is_long { bytes } else { &bytes[..size_of::<FlowEvent>()] });
+            take(self.event(at));
             count += 1;
             self.lanes[at].read += 1;
             self.lanes[at].next = self.time_of_next(at);
@@ -118,18 +114,27 @@ impl<M: Memory> Lanes<M> {
         count
     }
 
+    /// A lane's next event, which is there.
+    fn event(&self, at: usize) -> &[u8] {
+        let event = self.place(at) + EVENT;
+        // SAFETY: the event is there, and its CPU writes this place again only after `look` has said that it was read.
+        let of = |words| unsafe { self.places.bytes(event..event + words) };
+        let short = of(SHORT);
+        let is_long = short[offset_of!(FlowEvent, kind)] == EventKind::Closed as u8;
+        if is_long { of(LONG) } else { short }
+    }
+
     fn time_of_next(&self, at: usize) -> u64 {
         let place = self.place(at);
         // Whoever sees the number sees the event.
-        let is_there = place[NUMBER].load(Ordering::Acquire) == self.lanes[at].read + 1;
-        if is_there { place[TIME].load(Ordering::Relaxed) } else { NOTHING }
+        let is_there = self.places[place + NUMBER].load(Ordering::Acquire) == self.lanes[at].read + 1;
+        if is_there { self.places[place + TIME].load(Ordering::Relaxed) } else { NOTHING }
     }
 
-    /// The place of a lane's next event.
-    fn place(&self, at: usize) -> &[AtomicU64] {
+    /// Where the words of a lane's next event begin.
+    fn place(&self, at: usize) -> usize {
         let places = LANE_PLACES as usize;
-        let place = at * places + self.lanes[at].read as usize % places;
-        &self.places[place * PLACE..][..PLACE]
+        (at * places + self.lanes[at].read as usize % places) * PLACE
     }
 }
 
@@ -177,7 +182,7 @@ mod tests {
             self.put[lane] += 1;
             let place = &self.lanes.places[place * PLACE..][..PLACE];
             let words: [u64; size_of::<FlowEvent>() / 8] = zerocopy::transmute!(event);
-            for (to, word) in place.iter().zip(words) {
+            for (to, word) in place[EVENT..].iter().zip(words) {
                 to.store(word, Ordering::Relaxed);
             }
             place[NUMBER].store(self.put[lane], Ordering::Release);

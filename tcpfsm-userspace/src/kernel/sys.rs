@@ -3,7 +3,7 @@
 
 use std::{
     io, mem,
-    ops::Deref,
+    ops::{Deref, Range},
     os::fd::{AsRawFd, BorrowedFd},
     ptr::NonNull,
     slice,
@@ -85,6 +85,18 @@ impl SharedWords {
             Some(words) if at != libc::MAP_FAILED => Ok(Self { words, count }),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+impl SharedWords {
+    /// Some of the words, as bytes.
+    ///
+    /// # Safety
+    /// The kernel programs must not write these words as long as the bytes are borrowed.
+    pub(super) unsafe fn bytes(&self, words: Range<usize>) -> &[u8] {
+        let words = &self[words];
+        // SAFETY: as many bytes as the words have, which nobody writes.
+        unsafe { slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
     }
 }
 

@@ -15,10 +15,10 @@ const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(80);
 
 /// After a nap in which fewer events than this came the next is longer …
-const FEW: usize = 64;
+const FEW: usize = 128;
 
-/// … and after one in which as many as this came it is shorter: about a tenth of a millisecond's work.
-const MANY: usize = 256;
+/// … and after one in which as many as this came it is shorter: a few tenths of a millisecond's work.
+const MANY: usize = 512;
 
 /// The length of the next nap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,8 @@ mod tests {
         for rate in [13, 20, 50, 100, 120] {
             let nap = settled(Nap::new(), f64::from(rate));
             let events = nap * f64::from(rate);
-            assert!((64.0..256.0).contains(&events), "{nap} ms, {events} events, {rate} in a millisecond");
+            let wanted = FEW as f64..MANY as f64;
+            assert!(wanted.contains(&events), "{nap} ms, {events} events, {rate} in a millisecond");
         }
     }
 
