@@ -130,12 +130,12 @@ impl Detector for PortScan {
             }
             return;
         }
-        let client = seen.address(seen.originator()).ip();
+        let client = || seen.address(seen.originator()).ip();
         if is_vain(seen) {
-            self.failed((client, "syn"), seen.service(), seen);
+            self.failed((client(), "syn"), seen.service(), seen);
         } else if self.scanners.is_empty() {
         } else if seen.has(Fact::Established) {
-            if let Some(attempts) = self.scanners.get_mut(&(client, "syn")) {
+            if let Some(attempts) = self.scanners.get_mut(&(client(), "syn")) {
                 attempts.successes.add(seen.event().time, self.rule.window_ns(), 1);
             }
         } else if seen.has(Fact::MidstreamPickup) {

@@ -5,9 +5,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tcpfsm_common::{abi::EventKind, flow::FlowKey};
+use tcpfsm_common::{
+    abi::{EventKind, FlowEvent},
+    flow::FlowKey,
+};
 
-use crate::source::live::Observation;
+use crate::source::live::{Observation, Totals};
 
 /// Events remembered (about 3 MB).
 const MAX_EVENTS: usize = 16_384;
@@ -18,13 +21,28 @@ const MAX_OF_BATCH: usize = 512;
 /// The last events of all flows.
 #[derive(Debug, Default)]
 pub struct History {
-    events: Mutex<VecDeque<Observation>>,
+    events: Mutex<VecDeque<Remembered>>,
+}
+
+/// An event that no sweep made: so nothing but its totals came with it.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    kind: EventKind,
+    event: FlowEvent,
+    totals: Option<Totals>,
+}
+
+impl Remembered {
+    const fn observation(&self) -> Observation {
+        let Self { kind, event, totals } = *self;
+        Observation { kind, event, totals, sight: None }
+    }
 }
 
 /// The history, open for one batch.
 #[derive(Debug)]
 pub struct Page<'a> {
-    events: MutexGuard<'a, VecDeque<Observation>>,
+    events: MutexGuard<'a, VecDeque<Remembered>>,
     noted: usize,
 }
 
@@ -46,7 +64,8 @@ impl Page<'_> {
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
-        self.events.push_back(*observation);
+        let &Observation { kind, event, totals, sight: _ } = observation;
+        self.events.push_back(Remembered { kind, event, totals });
     }
 }
 
@@ -56,7 +75,7 @@ impl History {
         Page { events: self.lock(), noted: 0 }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Observation>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Remembered>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -65,7 +84,7 @@ impl History {
     pub fn of(&self, key: &FlowKey) -> Vec<Observation> {
         let events = self.lock();
         let mut found: Vec<Observation> =
-            events.iter().filter(|observation| observation.event.key() == *key).copied().collect();
+            events.iter().filter(|told| told.event.key() == *key).map(Remembered::observation).collect();
         // The same addresses and ports may have been used before. Under a flood the opening may not have been told: what
         // comes after an end and does not go on from there is another connection's too.
         let opened = (0..found.len()).rev().find(|&at| {
@@ -122,6 +141,6 @@ mod tests {
         add(&history, &handshake);
         let events = history.events.lock().unwrap();
         assert_eq!(events.len(), MAX_EVENTS);
-        assert_eq!(events.back(), handshake.last());
+        assert_eq!(events.back().map(Remembered::observation), handshake.last().copied());
     }
 }
