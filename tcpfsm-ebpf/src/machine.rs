@@ -23,9 +23,6 @@ use crate::{
     work::Work,
 };
 
-/// How often a verdict is worked out again because the other direction changed it meanwhile.
-const RETRIES: usize = 4;
-
 /// A one-sided flow is promoted after this many segments.
 const ONE_SIDED_PROMOTION: u64 = 16;
 
@@ -33,11 +30,11 @@ const ONE_SIDED_PROMOTION: u64 = 16;
 type Attempt = u64;
 /// The segment is worked.
 pub(crate) const DONE: Attempt = 0;
-/// The record was on its way to another map: look again.
+/// The record was on its way to another map, or the other direction changed its verdict meanwhile: look again.
 const AGAIN: Attempt = 1;
 
-/// How often the record is looked for: it may leave its map, begin, or end at each look.
-const ATTEMPTS: usize = 6;
+/// How often the record is looked for: it may leave its map, begin, end, or be changed at each look.
+const ATTEMPTS: usize = 8;
 
 /// Works the segment on the desk, which no record in a flow map took; `found` is the record of its flow, null where there is none or it
 /// is to be looked for.
@@ -223,6 +220,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             step(work, peer);
             if Verdict(work.event.after).generation() == 0 {
                 stats::facts(counters, Facts(work.event.facts));
+                work.event.since = [0; 2];
                 strays::tcpfsm_stray(work, counters);
                 return DONE;
             }
@@ -275,41 +273,38 @@ pub(crate) extern "C" fn tcpfsm_advance(
         }
         let coarse = clock::coarse(counters);
         let tap = (*record).shared.tap[work.sender() as usize & 1];
-        for _ in 0..RETRIES {
-            let before = flow_table::verdict(record);
-            if before.has(Verdict::GONE) {
-                work.carried = *own;
-                work.carries = (work.is_embryo() && !before.is_closed()).into();
+        let before = flow_table::verdict(record);
+        // The evidence goes first: whoever sees the new verdict sees what it rests on.
+        work.carried = *own;
+        if before.has(Verdict::GONE) {
+            work.take_along(before);
+            return AGAIN;
+        }
+        work.event.before = before.0;
+        if fsm::is_duplicate_view(before, &*own, tap, &work.segment, coarse) {
+            work.set_step(&Step::duplicate_view(before));
+        } else {
+            if tcpfsm_orderly(work, own, peer) == 0 {
+                work.own = *own;
+                step(work, peer);
+                *own = work.own;
+            }
+            (*own).count(work.segment.len, work.segment.ip_id, coarse);
+        }
+        let after = Verdict(work.event.after);
+        if after.0 != before.0 || work.is_embryo() {
+            if !flow_table::install(record, before, after) {
+                // The other direction changed it meanwhile, or carries it away with what was written just now.
+                *own = work.carried;
+                work.take_along(flow_table::verdict(record));
+                stats::health(counters, Health::VerdictRetries);
                 return AGAIN;
             }
-            // The evidence goes first: whoever sees the new verdict sees what it rests on.
-            work.carried = *own;
-            work.event.before = before.0;
-            if fsm::is_duplicate_view(before, &*own, tap, &work.segment, coarse) {
-                work.set_step(&Step::duplicate_view(before));
-            } else {
-                if tcpfsm_orderly(work, own, peer) == 0 {
-                    work.own = *own;
-                    step(work, peer);
-                    *own = work.own;
-                }
-                (*own).count(work.segment.len, work.segment.ip_id, coarse);
-            }
-            let after = Verdict(work.event.after);
-            if after.0 != before.0 || work.is_embryo() {
-                if !flow_table::install(record, before, after) {
-                    *own = work.carried;
-                    stats::health(counters, Health::VerdictRetries);
-                    continue;
-                }
-                stats::moved(counters, work.map as usize, before, after);
-            }
-            if after.0 != before.0 || work.event.facts != 0 {
-                tcpfsm_books(work, record, counters);
-            }
-            return DONE;
+            stats::moved(counters, work.map as usize, before, after);
         }
-        stats::health(counters, Health::VerdictLost);
+        if after.0 != before.0 || work.event.facts != 0 {
+            tcpfsm_books(work, record, counters);
+        }
     }
     DONE
 }

@@ -46,7 +46,7 @@ pub(crate) extern "C" fn tcpfsm_stray(work: *mut Work, counters: *mut Counters) 
     work.event.kind = EventKind::Stray as u8;
     work.event.time = now;
     work.event.weight = weight;
-    work.event.seq = 0;
+    (work.event.seq, work.event.ack) = (0, 0);
     // SAFETY: the desk's record, which no event of a stray asks for.
     unsafe { emit::packet(counters, &mut work.event, &raw const work.record, true, false) };
     0

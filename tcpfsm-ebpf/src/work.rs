@@ -4,8 +4,8 @@ use core::{cell::UnsafeCell, mem::offset_of};
 
 use tcpfsm_common::{
     abi::{
-        EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, ServiceKey, ServiceRecord, Tap,
-        Verdict,
+        ABI_VERSION, EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, ServiceKey,
+        ServiceRecord, Tap, Verdict,
     },
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
@@ -67,13 +67,16 @@ impl Work {
         meta: &Meta<I>,
     ) {
         let ifindex = (meta.ifindex)();
-        self.event = FlowEvent::new(EventKind::Verdict);
-        key.fill(&mut self.event);
-        self.event.hook = meta.hook as u8;
-        self.event.sender = sender as u8;
-        self.event.ifindex = ifindex;
-        self.event.flags = segment.flags.0;
-        self.event.len = segment.len;
+        let event = &mut self.event;
+        // What whoever tells of it fills in is left as it is.
+        (event.version, event.weight, event.kind) = (ABI_VERSION, 1, EventKind::Verdict as u8);
+        (event.after, event.facts) = (0, 0);
+        key.fill(event);
+        event.hook = meta.hook as u8;
+        event.sender = sender as u8;
+        event.ifindex = ifindex;
+        event.flags = segment.flags.0;
+        event.len = segment.len;
         // Asked for here, not where it is parsed: the short path has no use for it.
         let to_itself = key.is_self_connected();
         self.segment = Segment { tap: Tap::new(ifindex, meta.hook).0, to_itself, ..*segment };
@@ -106,6 +109,13 @@ impl Work {
     #[inline(always)]
     pub(crate) fn is_embryo(&self) -> bool {
         self.map >= <FlowKey4 as Key>::EMBRYOS as u64
+    }
+
+    /// Takes `carried` along to where the record is found next, if it may be on its way from the embryonic map, now that its
+    /// verdict is this one. What is closed goes nowhere.
+    #[inline(always)]
+    pub(crate) fn take_along(&mut self, verdict: Verdict) {
+        self.carries = (self.is_embryo() && !verdict.is_closed()).into();
     }
 
     /// Whether the segment is a SYN whose flow was in neither map. No SYN comes in the moment in which a handshake's last ACK

@@ -89,7 +89,7 @@ pub enum Health {
     InsertFailed = 4,
     /// Verdicts that another CPU changed first, and that were worked out again.
     VerdictRetries = 5,
-    /// Verdicts given up after several retries.
+    /// Verdicts given up after several looks.
     VerdictLost = 6,
     /// Flows removed by the sweep.
     Expired = 7,
