@@ -106,6 +106,7 @@ impl<M: Memory> Lanes<M> {
     pub(super) fn read(&mut self, at: usize, bound: u64, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut count = 0;
         while count < limit && (count == 0 || self.lanes[at].next < bound) {
+            self.fetch_ahead(at);
             take(self.event(at));
             count += 1;
             self.lanes[at].read += 1;
@@ -114,9 +115,16 @@ impl<M: Memory> Lanes<M> {
         count
     }
 
+    /// Asks memory for the event after the next one, which another CPU may have written: it comes while this one is worked off.
+    fn fetch_ahead(&self, at: usize) {
+        let place = self.place(at, 2);
+        self.places.fetch(place);
+        self.places.fetch(place + SHORT);
+    }
+
     /// A lane's next event, which is there.
     fn event(&self, at: usize) -> &[u8] {
-        let event = self.place(at) + EVENT;
+        let event = self.place(at, 0) + EVENT;
         // SAFETY: the event is there, and its CPU writes this place again only after `look` has said that it was read.
         let of = |words| unsafe { self.places.bytes(event..event + words) };
         let short = of(SHORT);
@@ -125,16 +133,16 @@ impl<M: Memory> Lanes<M> {
     }
 
     fn time_of_next(&self, at: usize) -> u64 {
-        let place = self.place(at);
+        let place = self.place(at, 0);
         // Whoever sees the number sees the event.
         let is_there = self.places[place + NUMBER].load(Ordering::Acquire) == self.lanes[at].read + 1;
         if is_there { self.places[place + TIME].load(Ordering::Relaxed) } else { NOTHING }
     }
 
-    /// Where the words of a lane's next event begin.
-    fn place(&self, at: usize) -> usize {
+    /// Where the words of a lane's next event begin, or those of one that comes so many after it.
+    fn place(&self, at: usize, after: usize) -> usize {
         let places = LANE_PLACES as usize;
-        (at * places + self.lanes[at].read as usize % places) * PLACE
+        (at * places + (self.lanes[at].read as usize + after) % places) * PLACE
     }
 }
 

@@ -89,6 +89,18 @@ impl SharedWords {
 }
 
 impl SharedWords {
+    /// Asks memory for the cache line of a word that will be read soon.
+    pub(super) fn fetch(&self, word: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(word) = self.get(word) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint about a word that is there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(word.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = word;
+    }
+
     /// Some of the words, as bytes.
     ///
     /// # Safety

@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     os::unix::{net::UnixStream, process::CommandExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::TcAttachType;
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::{Pid, Signal, kill_process, set_parent_process_death_signal},
+};
 use tempfile::TempDir;
 use xtask::lab::{IFACE_A, Lab};
 
@@ -63,7 +66,7 @@ pub enum Running {
     Floor { _links: [Link; 2] },
     Tcpfsm(Daemon),
     Conntrack { lab: String, listener: Option<Child>, errors: PathBuf },
-    Tracepoint { instance: PathBuf, reader: Child },
+    Tracepoint { tracefs: Tracefs, instance: PathBuf, reader: Child },
 }
 
 impl Watcher {
@@ -121,17 +124,44 @@ fn conntrack(lab: &Lab, events: bool) -> Result<Running> {
 
 const TRACING: &str = "/sys/kernel/tracing";
 
+/// Where tracefs is: where it usually is, or where it was mounted for as long as this lives.
+pub struct Tracefs {
+    root: PathBuf,
+    ours: Option<TempDir>,
+}
+
+impl Tracefs {
+    fn open() -> Result<Self> {
+        if Path::new(TRACING).join("instances").is_dir() {
+            return Ok(Self { root: TRACING.into(), ours: None });
+        }
+        let ours = TempDir::with_prefix("tcpfsm-bench-tracing-")?;
+        mount("tracefs", ours.path(), "tracefs", MountFlags::empty(), None)
+            .with_context(|| format!("mount tracefs on {}", ours.path().display()))?;
+        Ok(Self { root: ours.path().to_owned(), ours: Some(ours) })
+    }
+}
+
+impl Drop for Tracefs {
+    fn drop(&mut self) {
+        if self.ours.is_some() {
+            let _ = unmount(&self.root, UnmountFlags::DETACH);
+        }
+    }
+}
+
 fn tracepoint() -> Result<Running> {
-    let instance = PathBuf::from(TRACING).join(format!("instances/tcpfsm-bench-{}", std::process::id()));
+    let tracefs = Tracefs::open()?;
+    let instance = tracefs.root.join(format!("instances/tcpfsm-bench-{}", std::process::id()));
     if !instance.is_dir() {
-        fs::create_dir(&instance).with_context(|| format!("{} (mount -t tracefs)", instance.display()))?;
+        fs::create_dir(&instance).with_context(|| format!("make {}", instance.display()))?;
     }
     fs::write(instance.join("trace"), "")?;
     fs::write(instance.join("events/sock/inet_sock_set_state/enable"), "1")?;
     let mut command = Command::new("cat");
     command.arg(instance.join("trace_pipe")).stdin(Stdio::null()).stdout(Stdio::null());
     die_with_us(&mut command);
-    Ok(Running::Tracepoint { instance, reader: command.spawn().context("cat")? })
+    Ok(Running::Tracepoint { tracefs, instance, reader: command.spawn().context("cat")? })
 }
 
 impl Running {
@@ -165,7 +195,7 @@ impl Running {
                 inside(&["conntrack", "-F"])?;
                 Ok(loss)
             }
-            Self::Tracepoint { instance, mut reader } => {
+            Self::Tracepoint { tracefs, instance, mut reader } => {
                 fs::write(instance.join("events/sock/inet_sock_set_state/enable"), "0")?;
                 thread::sleep(Duration::from_millis(50));
                 let mut overrun = 0;
@@ -177,6 +207,7 @@ impl Running {
                 reader.kill()?;
                 reader.wait()?;
                 fs::remove_dir(&instance).with_context(|| format!("remove {}", instance.display()))?;
+                drop(tracefs);
                 Ok(Loss { events: Some(overrun), ..Loss::default() })
             }
         }
