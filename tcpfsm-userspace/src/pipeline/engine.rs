@@ -149,11 +149,11 @@ impl Engine {
             tokio::select! {
                 () = &mut stop => break Ending::Requested,
                 () = &mut waking => {
-                    nap = nap.after(self.drain().await);
+                    nap = nap.after(self.drain().await, self.publisher.is_wanted());
                     waking.as_mut().reset(tokio::time::Instant::now() + nap.length());
                 }
                 () = filled(&filling) => {
-                    nap = nap.after(self.drain().await);
+                    nap = nap.after(self.drain().await, self.publisher.is_wanted());
                 }
                 _ = sweep_timer.tick(), if resting.is_some() => {
                     if let Some(background) = resting.take() {
