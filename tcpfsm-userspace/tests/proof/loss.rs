@@ -34,7 +34,7 @@ fn a_link_that_loses_much() {
     let mut stage = Stage::new("10 transfers over a link that loses 30 %", "");
     let service = SocketAddr::new(Family::V4.a(), 8080);
     let address = service.ip().to_string();
-    let _server = Program::listening(stage.lab.a(), PYTHON, &["-c", SENDER, &address, "8080"], service);
+    let server = Program::listening(stage.lab.a(), PYTHON, &["-c", SENDER, &address, "8080"], service);
     let rules = "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; \
                  add rule inet loss in tcp sport 8080 ip length > 100 numgen random mod 100 < 30 drop";
     run(stage.lab.b(), NFT, &[rules]);
@@ -54,7 +54,7 @@ fn a_link_that_loses_much() {
         source: None,
         technique: Some("host"),
         count: 100..=20_000,
-        owner: Owner::Nobody,
+        owner: Owner::Example(server.pid()),
     });
     stage.settle();
     stage.finish(&[AnomalyKind::PeerGone]);

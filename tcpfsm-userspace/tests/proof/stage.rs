@@ -60,6 +60,8 @@ pub(crate) enum Owner {
     Elsewhere,
     /// The socket is this host's, and nobody's any more.
     Nobody,
+    /// It is about no one flow. Where a sweep had named one before that, it is the example, and this process's.
+    Example(u32),
 }
 
 /// What must be reported.
@@ -242,14 +244,16 @@ fn check_owner(anomaly: &Anomaly, owner: Owner) -> String {
         Owner::Held(pid) => Some((pid, Confidence::Earlier)),
         Owner::Listens(pid) => Some((pid, Confidence::Listener)),
         Owner::Elsewhere | Owner::Nobody => None,
+        Owner::Example(pid) => found.and(Some((pid, Confidence::Socket))),
     };
     assert_eq!(found, expected, "{anomaly:#?}");
     let comm = anomaly.proc.as_ref().map(|owner| &*owner.comm).unwrap_or_default();
     match owner {
         Owner::Holds(_) => format!("{comm}, by pid"),
+        Owner::Example(_) if found.is_some() => format!("{comm}, by pid"),
         Owner::Held(_) => format!("was {comm}, by pid"),
         Owner::Listens(_) => format!("{comm}, listener by pid"),
         Owner::Elsewhere => "remote".to_owned(),
-        Owner::Nobody => "none".to_owned(),
+        Owner::Nobody | Owner::Example(_) => "none".to_owned(),
     }
 }
