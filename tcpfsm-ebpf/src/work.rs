@@ -4,8 +4,8 @@ use core::{cell::UnsafeCell, mem::offset_of};
 
 use tcpfsm_common::{
     abi::{
-        ABI_VERSION, EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, ServiceKey,
-        ServiceRecord, Tap, Verdict,
+        EventKey, EventKind, Evidence, FlowEvent, FlowRecord, Outcome, ServiceKey, ServiceRecord, Tap,
+        Verdict,
     },
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
@@ -69,7 +69,7 @@ impl Work {
         let ifindex = (meta.ifindex)();
         let event = &mut self.event;
         // What whoever tells of it fills in is left as it is.
-        (event.version, event.weight, event.kind) = (ABI_VERSION, 1, EventKind::Verdict as u8);
+        event.begin(EventKind::Verdict);
         (event.after, event.facts) = (0, 0);
         key.fill(event);
         event.hook = meta.hook as u8;

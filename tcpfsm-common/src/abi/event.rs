@@ -280,7 +280,17 @@ impl FlowEvent {
     #[inline(always)]
     #[must_use]
     pub fn new(kind: EventKind) -> Self {
-        Self { version: ABI_VERSION, weight: 1, kind: kind as u8, ..Self::default() }
+        let mut event = Self::default();
+        event.begin(kind);
+        event
+    }
+
+    /// Makes it one of this version and kind, which stands for itself alone; the rest stays as it is.
+    #[inline(always)]
+    pub const fn begin(&mut self, kind: EventKind) {
+        self.version = ABI_VERSION;
+        self.weight = 1;
+        self.kind = kind as u8;
     }
 }
 

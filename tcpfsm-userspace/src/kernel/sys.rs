@@ -86,9 +86,7 @@ impl SharedWords {
             _ => Err(io::Error::last_os_error()),
         }
     }
-}
 
-impl SharedWords {
     /// Asks memory for the cache line of a word that will be read soon.
     pub(super) fn fetch(&self, word: usize) {
         #[cfg(target_arch = "x86_64")]

@@ -60,7 +60,8 @@ pub(crate) enum Owner {
     Elsewhere,
     /// The socket is this host's, and nobody's any more.
     Nobody,
-    /// It is about no one flow. Where a sweep had named one before that, it is the example, and this process's.
+    /// It is about no one flow. Where a sweep had named one before that, it is the example, and this process's; else no flow is
+    /// named, and nobody.
     Example(u32),
 }
 
@@ -244,7 +245,9 @@ fn check_owner(anomaly: &Anomaly, owner: Owner) -> String {
         Owner::Held(pid) => Some((pid, Confidence::Earlier)),
         Owner::Listens(pid) => Some((pid, Confidence::Listener)),
         Owner::Elsewhere | Owner::Nobody => None,
-        Owner::Example(pid) => found.and(Some((pid, Confidence::Socket))),
+        Owner::Example(pid) => {
+            (!anomaly.flow.orig.ip().is_unspecified()).then_some((pid, Confidence::Socket))
+        }
     };
     assert_eq!(found, expected, "{anomaly:#?}");
     let comm = anomaly.proc.as_ref().map(|owner| &*owner.comm).unwrap_or_default();
