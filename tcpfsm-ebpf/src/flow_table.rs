@@ -55,6 +55,8 @@ pub(crate) trait Key: EventKey + Copy + 'static {
     fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
     fn insert_flow(&self, record: &FlowRecord) -> Insertion;
     fn remove_embryo(&self);
+    /// Where it falls in the filter of embryos.
+    fn slot(&self) -> usize;
 
     /// Puts a record into the map with this number, one of its family's two.
     #[inline(always)]
@@ -92,6 +94,11 @@ macro_rules! key {
             #[inline(always)]
             fn remove_embryo(&self) {
                 let _ = $embryos.remove(self);
+            }
+
+            #[inline(always)]
+            fn slot(&self) -> usize {
+                <$key>::slot(self)
             }
         }
     };

@@ -15,7 +15,7 @@ use tcpfsm_common::{
 
 use crate::{
     atomics::or,
-    clock, early, emit,
+    clock, early, emit, filter,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
     sample::{is_told_always, tcpfsm_sample},
@@ -234,6 +234,9 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             Insertion::Done => {
                 stats::health(counters, Health::Inserted);
                 stats::came(counters, map, Verdict(work.event.after));
+                if map == K::EMBRYOS {
+                    filter::mark(key);
+                }
                 report(counters, record, work, over);
             }
             // Another CPU was first, with a segment of the other direction.

@@ -8,6 +8,7 @@
 //! machine.rs     the machine on one segment, and the books          (unsafe)
 //! work.rs        the desk on which that is done
 //! flow_table.rs  the flow maps: find, insert, promote             (unsafe)
+//! filter.rs      which flows cannot be in an embryonic map             (unsafe)
 //! emit.rs        events into the ring buffer
 //! stats.rs       per-CPU counters
 //! services.rs    handshakes counted per service                     (unsafe)
@@ -35,6 +36,7 @@ mod clock;
 mod correct;
 mod early;
 mod emit;
+mod filter;
 mod flow_table;
 mod lane;
 mod machine;

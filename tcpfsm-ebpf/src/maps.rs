@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use tcpfsm_common::{
     abi::{
-        Correction, Counters, FlowEvent, FlowRecord, KernelConfig, LANE_PLACES, LanePlace, LaneRead,
-        ServiceKey, ServiceRecord, SweepReport, SweepRequest,
+        Correction, Counters, EmbryoFilter, FlowEvent, FlowRecord, KernelConfig, LANE_PLACES, LanePlace,
+        LaneRead, ServiceKey, ServiceRecord, SweepReport, SweepRequest,
     },
     flow::{FlowKey4, FlowKey6},
 };
@@ -42,6 +42,10 @@ pub(crate) static EMBRYOS4: LruHashMap<FlowKey4, FlowRecord, EMBRYOS> = LruHashM
 /// IPv6 flows that have not proved themselves.
 #[btf_map]
 pub(crate) static EMBRYOS6: LruHashMap<FlowKey6, FlowRecord, EMBRYOS> = LruHashMap::new();
+
+/// Which flows cannot be in an embryonic map; written by packets, the sweep and the daemon.
+#[btf_map]
+pub(crate) static EMBRYO_FILTER: Array<EmbryoFilter, 1, MMAPABLE> = Array::new();
 
 /// Events of packets for the daemon: [`LANE_PLACES`] for each CPU, written by it alone and read where they lie.
 #[btf_map]

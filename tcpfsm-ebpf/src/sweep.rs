@@ -15,7 +15,7 @@ use tcpfsm_common::{
 };
 
 use crate::{
-    change, emit,
+    change, emit, filter,
     flow_table::{self, Key},
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6, SWEEP_REPORT, SWEEP_REQUEST},
     services, stats,
@@ -84,7 +84,7 @@ unsafe fn walk<K>(map: *mut c_void, callback: Callback<K>, number: u32) {
 }
 
 macro_rules! callback {
-    ($name:ident, $key:ty, $map:ident, $report:literal) => {
+    ($name:ident, $key:ty, $map:ident, $report:literal, $first:expr) => {
         unsafe extern "C" fn $name(
             _map: *mut c_void,
             key: *const $key,
@@ -93,6 +93,7 @@ macro_rules! callback {
         ) -> i64 {
             // SAFETY: the walk gives an element of this map, and itself.
             unsafe {
+                $first(&*key);
                 visit(&*key, record, $report, &mut *walk, |key| {
                     let _ = $map.remove(key);
                 });
@@ -102,10 +103,10 @@ macro_rules! callback {
     };
 }
 
-callback!(flow4, FlowKey4, FLOWS4, 0);
-callback!(flow6, FlowKey6, FLOWS6, 1);
-callback!(embryo4, FlowKey4, EMBRYOS4, 2);
-callback!(embryo6, FlowKey6, EMBRYOS6, 3);
+callback!(flow4, FlowKey4, FLOWS4, 0, |_| ());
+callback!(flow6, FlowKey6, FLOWS6, 1, |_| ());
+callback!(embryo4, FlowKey4, EMBRYOS4, 2, filter::mark_again);
+callback!(embryo6, FlowKey6, EMBRYOS6, 3, filter::mark_again);
 
 /// Counts one flow, ends what is to end, reports what is stuck, removes what has been over for long enough.
 #[inline(always)]

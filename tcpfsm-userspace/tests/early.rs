@@ -10,7 +10,7 @@ use std::{thread, time::Duration};
 use rustix::time::{ClockId, clock_gettime};
 use support::{Event, Kernel, Through, comparable, frame, pin, segments::parse};
 use tcpfsm_common::{
-    abi::{Health, KernelConfig},
+    abi::{Health, KernelConfig, SweepRequest},
     flow::FlowKey,
     segment::TcpFlags as F,
 };
@@ -75,6 +75,28 @@ fn a_handshake_that_is_sent_again_stays_where_it_is() {
         assert_eq!(syn(&kernel, network), network == 3);
     }
     assert_eq!(kernel.counters().health[Health::Inserted as usize], 3);
+}
+
+#[test]
+fn a_handshake_that_found_no_place_is_found_again_by_its_mark() {
+    needs_kernel!();
+    settle_down();
+    let kernel = kernel(&TWO);
+    kernel.filter(|filter| filter.complete = 1);
+    assert_eq!([1, 2, 3].map(|network| syn(&kernel, network)), [false, false, true]);
+    // There is a place again, which it must not take.
+    kernel.say(1, false, [500, 101], F::SYN | F::ACK);
+    kernel.say(1, true, [101, 501], F::ACK);
+    assert!(syn(&kernel, 3), "it was marked when it came");
+    kernel.filter(|filter| filter.sets[1].fill(0));
+    kernel.sweep(SweepRequest { number: 1, ..SweepRequest::default() });
+    kernel.filter(|filter| filter.complete = 2);
+    assert!(syn(&kernel, 3), "the sweep has marked it");
+    assert_eq!(kernel.counters().health[Health::Inserted as usize], 3);
+    assert_eq!(kernel.missing(), [[0; 16]; 4], "the books are right");
+    // Where no mark is, nobody looks.
+    kernel.filter(|filter| filter.sets[1].fill(0));
+    assert!(!syn(&kernel, 3));
 }
 
 #[test]

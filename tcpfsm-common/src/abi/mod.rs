@@ -10,6 +10,7 @@ mod config;
 mod correction;
 mod counter;
 mod event;
+mod filter;
 mod lane;
 mod record;
 mod service;
@@ -24,6 +25,7 @@ pub use counter::{
     bucket_limit_ns, bucket_of,
 };
 pub use event::{ClosedEvent, EventKey, EventKind, FlowEvent, SAMPLE, StuckEvent};
+pub use filter::{EmbryoFilter, FILTER_SLOTS};
 pub use lane::{LANE_PLACES, LanePlace, LaneRead};
 pub use record::{Evidence, FlowRecord, Shared, Tap};
 pub use service::{HandshakeStep, ServiceKey, ServiceRecord, half_open};
@@ -32,7 +34,7 @@ pub(crate) use verdict::Move;
 pub use verdict::Verdict;
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u8 = 6;
+pub const ABI_VERSION: u8 = 7;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.

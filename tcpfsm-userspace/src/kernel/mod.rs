@@ -6,6 +6,7 @@
 //!            programs  clsact    counters  per-CPU sums
 //!                                sweep     the walk inside the kernel
 //!                                evictions what the books miss
+//!                                filter    what cannot be an embryo
 //!   detach   takes away what a killed daemon left
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod counters;
 pub mod detach;
 pub mod events;
 pub mod evictions;
+mod filter;
 pub mod interfaces;
 mod lanes;
 pub mod loader;
@@ -52,6 +54,8 @@ pub mod names {
     pub const LANES: &str = "LANES";
     /// How far they were read.
     pub const LANES_READ: &str = "LANES_READ";
+    /// Which flows cannot be in an embryonic map.
+    pub const EMBRYO_FILTER: &str = "EMBRYO_FILTER";
     /// Per-CPU counters.
     pub const COUNTERS: &str = "COUNTERS";
     /// What the sweep is to do.

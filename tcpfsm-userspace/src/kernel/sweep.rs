@@ -9,6 +9,7 @@ use super::{
     bpf_error,
     counters::CounterMap,
     evictions::Evictions,
+    filter::Filter,
     loader::Kernel,
     names,
     pod::Raw,
@@ -39,6 +40,7 @@ pub struct Sweeper {
     reports: Array<MapData, Raw<SweepReport>>,
     correction: Array<MapData, Raw<Correction>>,
     services: ServiceMap,
+    filter: Filter,
     counters: Arc<CounterMap>,
     evictions: Evictions,
     /// How many flows had come into each map when it was found empty.
@@ -55,11 +57,12 @@ impl Sweeper {
         let reports = kernel.take_map(names::SWEEP_REPORT)?;
         let correction = kernel.take_map(names::CORRECTION)?;
         let services = ServiceMap::take(&mut kernel)?;
+        let filter = Filter::take(&mut kernel)?;
         kernel.task(names::SWEEP)?;
         kernel.task(names::CORRECT)?;
         let evictions = Evictions::default();
         let empty = [None; FLOW_MAPS];
-        Ok(Self { kernel, request, reports, correction, services, counters, evictions, empty })
+        Ok(Self { kernel, request, reports, correction, services, filter, counters, evictions, empty })
     }
 
     /// To be told before the first sweep: the flows that the daemon put into the maps.
@@ -73,7 +76,10 @@ impl Sweeper {
     /// # Errors
     /// A system call failed.
     pub fn sweep(&mut self, request: &SweepRequest) -> Result<Sweep> {
-        let Self { kernel, request: request_map, reports, services, counters, evictions, empty, .. } = self;
+        let Self {
+            kernel, request: request_map, reports, services, filter, counters, evictions, empty, ..
+        } = self;
+        filter.begin();
         let came = counters.read()?.came;
         // As many as have come so far: none since.
         let totals = came.map(|by_state| by_state.into_iter().sum::<u64>());
@@ -89,6 +95,7 @@ impl Sweeper {
                 .map_err(|error| bpf_error("clear the sweep's report")(&error))?;
         }
         kernel.run(names::SWEEP, "run the sweep")?;
+        filter.finish();
         let counters = counters.read()?;
         let mut found = SweepReports::default();
         for (index, report) in (0..).zip(&mut found) {

@@ -13,8 +13,8 @@ use aya::{
 };
 use tcpfsm_common::{
     abi::{
-        ByMapAndState, ClosedEvent, Counters, EventKind, Evidence, FlowEvent, FlowRecord, LANE_PLACES,
-        LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport, SweepRequest,
+        ByMapAndState, ClosedEvent, Counters, EmbryoFilter, EventKind, Evidence, FlowEvent, FlowRecord,
+        LANE_PLACES, LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport, SweepRequest,
     },
     flow::{FlowKey, FlowKey4, FlowKey6},
     segment::TcpFlags,
@@ -249,6 +249,15 @@ impl Kernel {
         for (at, value) in (0..).zip(values) {
             array.set(at, Raw(*value), 0).unwrap();
         }
+    }
+
+    /// Changes the filter of embryos, as the daemon does around a sweep.
+    pub fn filter(&self, change: impl FnOnce(&mut EmbryoFilter)) {
+        let map: Array<&MapData, Raw<EmbryoFilter>> =
+            Array::try_from(self.ebpf.map("EMBRYO_FILTER").unwrap()).unwrap();
+        let mut filter = map.get(&0, 0).unwrap().0;
+        change(&mut filter);
+        self.write("EMBRYO_FILTER", &[filter]);
     }
 
     /// The places of a CPU's lane.

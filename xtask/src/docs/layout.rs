@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tcpfsm_common::abi::{
-    ClosedEvent, Correction, Counters, DWELL_BUCKETS, Evidence, FLOW_MAPS, FlowEvent, FlowRecord,
-    KernelConfig, LATENCY_BUCKETS, LanePlace, LaneRead, STATE_SLOTS, ServiceKey, ServiceRecord, Shared,
-    StuckEvent, SweepReport, SweepRequest,
+    ClosedEvent, Correction, Counters, DWELL_BUCKETS, EmbryoFilter, Evidence, FILTER_SLOTS, FLOW_MAPS,
+    FlowEvent, FlowRecord, KernelConfig, LATENCY_BUCKETS, LanePlace, LaneRead, STATE_SLOTS, ServiceKey,
+    ServiceRecord, Shared, StuckEvent, SweepReport, SweepRequest,
 };
 use tcpfsm_common::flow::{FlowKey4, FlowKey6};
 
@@ -14,7 +14,7 @@ use super::markdown;
 use super::source::items;
 
 /// Every type that has a table: its file and its size as the compiler has it.
-const TYPES: [(&str, &str, usize); 18] = [
+const TYPES: [(&str, &str, usize); 19] = [
     ("FlowKey4", "flow.rs", size_of::<FlowKey4>()),
     ("FlowKey6", "flow.rs", size_of::<FlowKey6>()),
     ("FlowRecord", "abi/record.rs", size_of::<FlowRecord>()),
@@ -25,6 +25,7 @@ const TYPES: [(&str, &str, usize); 18] = [
     ("StuckEvent", "abi/event.rs", size_of::<StuckEvent>()),
     ("LanePlace", "abi/lane.rs", size_of::<LanePlace>()),
     ("LaneRead", "abi/lane.rs", size_of::<LaneRead>()),
+    ("EmbryoFilter", "abi/filter.rs", size_of::<EmbryoFilter>()),
     ("ServiceKey", "abi/service.rs", size_of::<ServiceKey>()),
     ("ServiceRecord", "abi/service.rs", size_of::<ServiceRecord>()),
     ("Correction", "abi/correction.rs", size_of::<Correction>()),
@@ -83,6 +84,7 @@ fn length(count: &str) -> Result<usize> {
         "STATE_SLOTS" => Ok(STATE_SLOTS),
         "FLOW_MAPS" => Ok(FLOW_MAPS),
         "DWELL_BUCKETS" => Ok(DWELL_BUCKETS),
+        "FILTER_SLOTS" => Ok(FILTER_SLOTS),
         "LATENCY_BUCKETS" => Ok(LATENCY_BUCKETS),
         number => number.parse().with_context(|| format!("unknown length {number}")),
     }

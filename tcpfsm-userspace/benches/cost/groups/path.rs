@@ -69,6 +69,8 @@ fn connection(object: &Image) -> Result<[Table; 2]> {
     };
     host.set("AYA_LOG_LEVEL", &[0])?;
     host.set("CONFIG", config.as_bytes())?;
+    // As after a sweep that found no embryo.
+    host.put("EMBRYO_FILTER", &0_u32.to_ne_bytes(), &1_u64.to_ne_bytes());
     let shape = |options| Shape { layout: Layout::Ipv4, options };
     let (mut rows, mut all) = (vec![], Tally::default());
     for (id, (name, step)) in (0_u16..).zip(shape(Options::Timestamps).short_connection()) {
