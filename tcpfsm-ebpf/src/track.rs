@@ -45,8 +45,8 @@ const ICMP: Left = 17;
 const UNREAD: Left = 18;
 /// It is a plain packet, and its flow was looked for.
 const PLAIN: Left = 19;
-/// It is like a plain packet, but with a FIN.
-const FIN: Left = 20;
+/// It may be a plain packet with a FIN or a SYN.
+const MORE: Left = 20;
 /// An IPv6 header begins at so many bytes more than this.
 const IPV6: Left = 32;
 
@@ -139,7 +139,7 @@ fn short_path<C: Sight>(ctx: &C, hook: Hook, found: &Aside<FlowRecord>) -> Optio
 
 /// [`plain`], with timestamps or without.
 #[inline(always)]
-fn either<B, S>(packet: &PlainOptions<B, S>, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left>
+fn either<B, S, O>(packet: &PlainOptions<B, S, O>, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left>
 where
     B: Plain<Key: Key>,
     S: Plain<Key: Key>,
@@ -147,7 +147,7 @@ where
     match packet {
         PlainOptions::Stamped(packet) => plain(packet, hook, found),
         PlainOptions::Bare(packet) => plain(packet, hook, found),
-        PlainOptions::Fin => Some(FIN),
+        PlainOptions::Opening(_) | PlainOptions::More => Some(MORE),
     }
 }
 
@@ -245,7 +245,7 @@ fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left,
     stats::packet(counters, hook, outcome);
 }
 
-/// Puts a plain packet on the desk, one with a FIN too; gives the record of its flow, null where there is none. `found` is that
+/// Puts a plain packet on the desk, one with a FIN or a SYN too; gives the record of its flow, null where there is none. `found` is that
 /// record if it was looked for.
 #[inline(always)]
 pub(crate) fn pick_up<C: Sight>(ctx: &C, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
@@ -265,19 +265,21 @@ pub(crate) fn pick_up<C: Sight>(ctx: &C, found: *mut FlowRecord, course: &mut Co
 
 /// [`put_down`] of a plain packet.
 #[inline(always)]
-fn either_put_down<B, S, I: Fn() -> u32>(
-    packet: &PlainOptions<B, S>,
+fn either_put_down<B, S, O, I: Fn() -> u32>(
+    packet: &PlainOptions<B, S, O>,
     sought: Option<*mut FlowRecord>,
     meta: &Meta<I>,
 ) -> Looked
 where
     B: Plain<Key: Key>,
     S: Plain<Key = B::Key>,
+    O: Plain<Key = B::Key>,
 {
     let ((key, sender), segment) = match packet {
         PlainOptions::Stamped(packet) => (packet.key(scope()), packet.segment()),
         PlainOptions::Bare(packet) => (packet.key(scope()), packet.segment()),
-        PlainOptions::Fin => return (UNREAD, null_mut()),
+        PlainOptions::Opening(packet) => (packet.key(scope()), packet.segment()),
+        PlainOptions::More => return (UNREAD, null_mut()),
     };
     let found = match sought {
         Some(record) => (!record.is_null()).then_some(record),

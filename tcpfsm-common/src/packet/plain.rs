@@ -1,6 +1,6 @@
 //! The packets that nearly all are: Ethernet without tags, IPv4 without options or IPv6 without extension headers, whole, and in
-//! them an ACK of TCP, or a FIN with it, with the options that Linux gives it or none. Every field has its place, known beforehand,
-//! and one comparison settles several.
+//! them an ACK of TCP, or a FIN with it, with the options that Linux gives it or none; or a SYN, or a SYN-ACK, with those of Linux.
+//! Every field has its place, known beforehand, and one comparison settles several.
 //!
 //! The parser reads these packets too. A law holds the two to one another.
 
@@ -8,7 +8,7 @@ use network_types::ip::IpProto;
 
 use super::{
     PacketBytes, PacketHead,
-    tcp::{ALIGNED_TIMESTAMPS, STAMPED_LEN},
+    tcp::{ALIGNED_TIMESTAMPS, LINUX_SYN_LEN, STAMPED_LEN, linux_syn_options},
 };
 use crate::{
     flow::{End, Endpoints4, Endpoints6, FlowKey4, FlowKey6},
@@ -24,10 +24,14 @@ const SHAPE: u32 = 0xf << 28 | ((TcpFlags::ACK | TcpFlags::SYN | TcpFlags::RST) 
 const BARE: u32 = 5 << 28 | (TcpFlags::ACK as u32) << 16;
 /// An ACK with as many bytes of options as timestamps take.
 const STAMPED: u32 = 8 << 28 | (TcpFlags::ACK as u32) << 16;
+/// A SYN with as many bytes of options as Linux gives it.
+const OPENING: u32 = 10 << 28 | (TcpFlags::SYN as u32) << 16;
 /// A FIN.
 const FIN: u32 = (TcpFlags::FIN as u32) << 16;
+/// An ACK.
+const ACK: u32 = (TcpFlags::ACK as u32) << 16;
 
-/// A plain packet. With a FIN, it is more than the [`Acknowledgment`] that it says it is.
+/// A plain packet. With a FIN or a SYN, it is more than the [`Acknowledgment`] that it says it is.
 pub trait Plain: Acknowledgment {
     /// The key of its flow.
     type Key;
@@ -39,15 +43,17 @@ pub trait Plain: Acknowledgment {
     fn key(&self, scope: u32) -> (Self::Key, End);
 }
 
-/// A plain packet without options, or with timestamps.
+/// A plain packet, by its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlainOptions<B, S> {
+pub enum PlainOptions<B, S, O> {
     /// Without options.
     Bare(B),
     /// With timestamps.
     Stamped(S),
-    /// A FIN, which was not asked for, and so not looked at any further.
-    Fin,
+    /// A SYN or a SYN-ACK as Linux sends it.
+    Opening(O),
+    /// Something with a FIN or a SYN, which was not asked for, and so not looked at any further.
+    More,
 }
 
 /// The big-endian number at a place.
@@ -64,25 +70,46 @@ macro_rules! short {
     };
 }
 
+/// The words of a Linux SYN's options, which begin at a place.
+macro_rules! options {
+    ($head:expr, $at:expr) => {
+        [
+            $head.quad::<{ $at }>(),
+            $head.quad::<{ $at + 4 }>(),
+            $head.quad::<{ $at + 8 }>(),
+            $head.quad::<{ $at + 12 }>(),
+            $head.quad::<{ $at + 16 }>(),
+        ]
+    };
+}
+
 /// The plain packets of one family: where their TCP header begins, how to tell them by their head, what the IP header says of their length
 /// and which part of it is the header's own, their identification, and their addresses.
 macro_rules! plain {
     (
-        $plain:ident, $bare:ident, $stamped:ident: $key:ident by $ends:ident, TCP at $tcp:literal;
+        $plain:ident, $bare:ident, $stamped:ident, $opening:ident: $key:ident by $ends:ident, TCP at $tcp:literal;
         |$head:ident| is $is:expr; length $length:expr, without $ip:literal; id $id:expr; addresses $addresses:expr;
     ) => {
-        /// The packet, if it is plain, with a FIN only if `FINS` are asked for. One whose IP header does not say how long it is, or
-        /// contradicts itself, is not.
+        /// The packet, if it is plain, with a FIN or a SYN only if `ALL` are asked for. One whose IP header does not say how long it
+        /// is, or contradicts itself, is not.
         #[inline(always)]
         #[must_use]
-        pub fn $plain<B: PacketBytes, const FINS: bool>(
+        #[expect(clippy::type_complexity, reason = "a head for each length of header")]
+        pub fn $plain<B: PacketBytes, const ALL: bool>(
             bytes: &B,
-        ) -> Option<PlainOptions<$bare<B::Head<{ $tcp + 20 }>>, $stamped<B::Head<{ $tcp + 20 + STAMPED_LEN }>>>> {
+        ) -> Option<
+            PlainOptions<
+                $bare<B::Head<{ $tcp + 20 }>>,
+                $stamped<B::Head<{ $tcp + 20 + STAMPED_LEN }>>,
+                $opening<B::Head<{ $tcp + 20 + LINUX_SYN_LEN }>>,
+            >,
+        > {
             let $head = bytes.head::<{ $tcp + 20 }>()?;
             if !$is {
                 return None;
             }
-            match number!($head, $tcp + 12) & if FINS { SHAPE & !FIN } else { SHAPE } {
+            let shape = number!($head, $tcp + 12) & SHAPE;
+            match if ALL { shape & !FIN } else { shape } {
                 STAMPED => {
                     let head = bytes.head::<{ $tcp + 20 + STAMPED_LEN }>()?;
                     let is_stamped = number!(head, $tcp + 20) == ALIGNED_TIMESTAMPS
@@ -90,7 +117,15 @@ macro_rules! plain {
                     is_stamped.then_some(PlainOptions::Stamped($stamped(head)))
                 }
                 BARE => ($length >= $ip + 20).then_some(PlainOptions::Bare($bare($head))),
-                shape => (shape & !FIN == BARE || shape & !FIN == STAMPED).then_some(PlainOptions::Fin),
+                _ if !ALL => (shape & !FIN == BARE || shape & !FIN == STAMPED || shape & !ACK == OPENING)
+                    .then_some(PlainOptions::More),
+                _ if shape & !ACK == OPENING => {
+                    let head = bytes.head::<{ $tcp + 20 + LINUX_SYN_LEN }>()?;
+                    let is_opening = linux_syn_options(&options!(head, $tcp + 20)).is_some()
+                        && $length >= $ip + 20 + LINUX_SYN_LEN as u32;
+                    is_opening.then_some(PlainOptions::Opening($opening(head)))
+                }
+                _ => None,
             }
         }
 
@@ -122,6 +157,18 @@ macro_rules! plain {
                 tsecr: number!($head, $tcp + 28),
                 ..TcpOptions::default()
             }
+        );
+        plain!(
+            $opening,
+            $key,
+            $ends,
+            $tcp,
+            |$head| $length,
+            $ip + 20 + LINUX_SYN_LEN as u32,
+            $id,
+            $addresses,
+            Some(number!($head, $tcp + 28)),
+            linux_syn_options(&options!($head, $tcp + 20)).unwrap_or_default()
         );
     };
     (
@@ -201,7 +248,7 @@ macro_rules! plain {
 }
 
 plain! {
-    plain4, Bare4, Stamped4: FlowKey4 by Endpoints4, TCP at 34;
+    plain4, Bare4, Stamped4, Opening4: FlowKey4 by Endpoints4, TCP at 34;
     // EtherType, version and header length; no fragment, TCP.
     |head| is number!(head, 12) >> 8 == 0x08_0045 && number!(head, 20) & 0x3fff_00ff == TCP;
     length u32::from(short!(head, 16)), without 20;
@@ -210,7 +257,7 @@ plain! {
 }
 
 plain! {
-    plain6, Bare6, Stamped6: FlowKey6 by Endpoints6, TCP at 54;
+    plain6, Bare6, Stamped6, Opening6: FlowKey6 by Endpoints6, TCP at 54;
     // EtherType and version; TCP.
     |head| is number!(head, 12) >> 12 == 0x8_6dd6 && number!(head, 18) >> 8 & 0xff == TCP;
     length u32::from(short!(head, 18)), without 0;

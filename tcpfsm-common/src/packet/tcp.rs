@@ -25,7 +25,7 @@ pub(super) const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
 pub(super) const STAMPED_LEN: usize = 12;
 
 /// How long Linux's options of a SYN are.
-const LINUX_SYN_LEN: usize = 20;
+pub(super) const LINUX_SYN_LEN: usize = 20;
 
 /// The largest shift that counts (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
@@ -103,7 +103,9 @@ fn parse_options<B: PacketBytes>(bytes: &B, start: usize, len: usize) -> TcpOpti
 #[must_use]
 pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize) -> TcpOptions {
     if bytes.blur(len, 0x3f) == LINUX_SYN_LEN
-        && let Some(options) = linux_syn_options(bytes, start)
+        && let Some(bytes) = bytes.read::<LINUX_SYN_LEN>(start)
+        && let Ok(words) = bytes.as_chunks().0.try_into()
+        && let Some(options) = linux_syn_options(words)
     {
         return options;
     }
@@ -124,12 +126,11 @@ pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize
 /// The options of a SYN or SYN-ACK as Linux sends it, each in its place: MSS, SACK permitted, timestamps, NOP, window scale.
 /// Nearly every handshake between Linux hosts: one comparison instead of a walk.
 #[inline(always)]
-fn linux_syn_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize) -> Option<TcpOptions> {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, scale] =
-        bytes.read::<LINUX_SYN_LEN>(start)?;
+pub(super) fn linux_syn_options(words: &[[u8; 4]; LINUX_SYN_LEN / 4]) -> Option<TcpOptions> {
+    let [[a, b, c, d], sack_and_timestamps, tsval, tsecr, [q, r, s, scale]] = *words;
     // In one comparison: the verifier would follow the walk from each.
     let unlike = u32::from_be_bytes([a, b, 0, 0]) ^ 0x0204_0000
-        | u32::from_be_bytes([e, f, g, h]) ^ 0x0402_080a
+        | u32::from_be_bytes(sack_and_timestamps) ^ 0x0402_080a
         | u32::from_be_bytes([q, r, s, 0]) ^ 0x0103_0300;
     (unlike == 0).then(|| TcpOptions {
         mss: u16::from_be_bytes([c, d]),
@@ -138,8 +139,8 @@ fn linux_syn_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize) -> Option
             | TcpOptions::SACK_PERMITTED
             | TcpOptions::HAS_TIMESTAMPS
             | TcpOptions::HAS_SCALE,
-        tsval: u32::from_be_bytes([i, j, k, l]),
-        tsecr: u32::from_be_bytes([m, n, o, p]),
+        tsval: u32::from_be_bytes(tsval),
+        tsecr: u32::from_be_bytes(tsecr),
         sack_edge: SeqNum(0),
     })
 }
@@ -229,7 +230,7 @@ mod tests {
                 let before = core::mem::replace(&mut bytes[at], value);
                 let mut options = TcpOptions::default();
                 walk(&bytes.as_slice(), 0, bytes.len(), &mut options);
-                if let Some(fast) = linux_syn_options(&bytes.as_slice(), 0) {
+                if let Some(fast) = linux_syn_options(bytes.as_chunks().0.try_into().unwrap()) {
                     assert_eq!(fast, options, "{bytes:?}");
                     alike += 1;
                 }

@@ -433,8 +433,8 @@ fn agree(frame: &[u8]) -> Result<(), TestCaseError> {
     let parsed = parse(frame, frame.len());
     match (plain4::<_, true>(&frame), plain6::<_, true>(&frame), parsed) {
         (None, None, _) => {
-            prop_assert!(matches!(plain4::<_, false>(&frame), None | Some(PlainOptions::Fin)));
-            prop_assert!(matches!(plain6::<_, false>(&frame), None | Some(PlainOptions::Fin)));
+            prop_assert!(matches!(plain4::<_, false>(&frame), None | Some(PlainOptions::More)));
+            prop_assert!(matches!(plain6::<_, false>(&frame), None | Some(PlainOptions::More)));
             Ok(())
         }
         (Some(packet), None, Ok(Parsed::V4(Packet::Tcp(ends, segment)))) => {
@@ -451,18 +451,20 @@ fn either_says<
     K: PartialEq + Debug,
     B: Plain<Key = K> + PartialEq + Debug,
     S: Plain<Key = K> + PartialEq + Debug,
+    O: Plain<Key = K> + PartialEq + Debug,
 >(
-    packet: &PlainOptions<B, S>,
-    without_fins: &Option<PlainOptions<B, S>>,
+    packet: &PlainOptions<B, S, O>,
+    acknowledgment: &Option<PlainOptions<B, S, O>>,
     segment: &Segment,
     key: (K, End),
 ) -> Result<(), TestCaseError> {
-    let wanted = if segment.is_acknowledgment() { packet } else { &PlainOptions::Fin };
-    prop_assert_eq!(without_fins.as_ref(), Some(wanted));
+    let wanted = if segment.is_acknowledgment() { packet } else { &PlainOptions::More };
+    prop_assert_eq!(acknowledgment.as_ref(), Some(wanted));
     match packet {
         PlainOptions::Bare(packet) => says(packet, segment, key),
         PlainOptions::Stamped(packet) => says(packet, segment, key),
-        PlainOptions::Fin => Err(TestCaseError::fail("FINs were asked for")),
+        PlainOptions::Opening(packet) => says(packet, segment, key),
+        PlainOptions::More => Err(TestCaseError::fail("all were asked for")),
     }
 }
 
@@ -482,11 +484,14 @@ fn says<P: Plain<Key: PartialEq + Debug>>(
 }
 
 impl Plan {
-    /// A plain packet: an ACK in one piece, or a FIN with it, with the options of Linux or none.
+    /// A plain packet: an ACK in one piece, or a FIN with it, with the options of Linux or none; or a handshake's first or second
+    /// segment with those of Linux.
     fn plain() -> impl Strategy<Value = Self> {
         let others =
             TcpFlags::FIN | TcpFlags::PSH | TcpFlags::URG | TcpFlags::ECE | TcpFlags::CWR | TcpFlags::AE;
-        (Self::strategy(), any::<bool>(), any::<(u32, u32)>()).prop_map(move |(mut plan, stamped, stamps)| {
+        let opening = (any::<bool>(), any::<u16>(), any::<u8>());
+        let drawn = (Self::strategy(), 0..3, any::<(u32, u32)>(), opening);
+        drawn.prop_map(move |(mut plan, kind, stamps, (answers, mss, scale))| {
             plan.tags.clear();
             match &mut plan.ip {
                 Ip::V4 { options, more_fragments, length_zero, .. } => {
@@ -501,8 +506,14 @@ impl Plan {
             plan.segment.flags.0 = plan.segment.flags.0 & others | TcpFlags::ACK;
             plan.segment.options = TcpOptions::default();
             plan.options.clear();
-            if stamped {
-                plan.options = vec![Choice::Nop, Choice::Nop, Choice::Timestamps(stamps.0, stamps.1)];
+            let timestamps = Choice::Timestamps(stamps.0, stamps.1);
+            if kind == 1 {
+                plan.options = vec![Choice::Nop, Choice::Nop, timestamps];
+            } else if kind == 2 {
+                let (mss, scale) = (Choice::Mss(mss), Choice::Scale(scale));
+                plan.options = vec![mss, Choice::SackPermitted, timestamps, Choice::Nop, scale];
+                let not = TcpFlags::FIN | if answers { 0 } else { TcpFlags::ACK };
+                plan.segment.flags.0 = plan.segment.flags.0 & !not | TcpFlags::SYN;
             }
             plan.make_fit();
             plan
