@@ -94,7 +94,6 @@ macro_rules! plain {
         /// is, or contradicts itself, is not.
         #[inline(always)]
         #[must_use]
-        #[expect(clippy::type_complexity, reason = "a head for each length of header")]
         pub fn $plain<B: PacketBytes, const ALL: bool>(
             bytes: &B,
         ) -> Option<
