@@ -14,18 +14,10 @@ use tcpfsm_common::{
     flow::FlowKey,
     segment::TcpFlags as F,
 };
-use zerocopy::IntoBytes as _;
 
 /// Places for two handshakes in the flow map, and for none.
 static TWO: KernelConfig = KernelConfig { early: 2, ..KernelConfig::NONE };
 static NONE: KernelConfig = KernelConfig::NONE;
-
-fn kernel(config: &'static KernelConfig) -> Kernel {
-    Kernel::load_with(|mut loader| {
-        loader.override_global("CONFIG", config.as_bytes(), true);
-        loader
-    })
-}
 
 /// Keeps a test on one CPU, at the beginning of a slot of time rather than at its end.
 fn settle_down() {
@@ -53,7 +45,7 @@ fn syn(kernel: &Kernel, network: u32) -> bool {
 fn as_many_as_hang_go_into_the_flow_map_and_no_more() {
     needs_kernel!();
     settle_down();
-    let kernel = kernel(&TWO);
+    let kernel = Kernel::configured(&TWO);
     assert_eq!([1, 2, 3, 4].map(|network| syn(&kernel, network)), [false, false, true, true]);
     // What hangs no longer makes room: two that went there, and one that did not.
     for network in [1, 2, 3] {
@@ -70,7 +62,7 @@ fn as_many_as_hang_go_into_the_flow_map_and_no_more() {
 fn a_handshake_that_is_sent_again_stays_where_it_is() {
     needs_kernel!();
     settle_down();
-    let kernel = kernel(&TWO);
+    let kernel = Kernel::configured(&TWO);
     for network in [1, 2, 3, 3, 2, 1] {
         assert_eq!(syn(&kernel, network), network == 3);
     }
@@ -81,7 +73,7 @@ fn a_handshake_that_is_sent_again_stays_where_it_is() {
 fn a_handshake_that_found_no_place_is_found_again_by_its_mark() {
     needs_kernel!();
     settle_down();
-    let kernel = kernel(&TWO);
+    let kernel = Kernel::configured(&TWO);
     kernel.filter(|filter| filter.complete = 1);
     assert_eq!([1, 2, 3].map(|network| syn(&kernel, network)), [false, false, true]);
     // There is a place again, which it must not take.
@@ -131,7 +123,7 @@ fn both_ways_lead_to_the_same() {
     settle_down();
     for (what, life) in lives {
         let [early, late] = [&TWO, &NONE].map(|config| {
-            let mut kernel = kernel(config);
+            let mut kernel = Kernel::configured(config);
             for &(from_client, numbers, flags) in life {
                 let through = if from_client { Through::TcIngress } else { Through::TcEgress };
                 kernel.run(through, &frame(1, from_client, numbers, flags));

@@ -9,7 +9,6 @@ use tcpfsm_common::{
     abi::{EventKind, Health, KernelConfig, LANE_PLACES, LanePlace},
     segment::TcpFlags as F,
 };
-use zerocopy::IntoBytes as _;
 
 /// All events, and lanes for two CPUs.
 static CONFIG: KernelConfig = KernelConfig { lanes: 2, ..KernelConfig::NONE };
@@ -17,13 +16,7 @@ static CONFIG: KernelConfig = KernelConfig { lanes: 2, ..KernelConfig::NONE };
 const PLACES: u64 = LANE_PLACES as u64;
 
 fn kernel() -> Kernel {
-    Kernel::load_with(|mut loader| {
-        loader
-            .override_global("CONFIG", CONFIG.as_bytes(), true)
-            .map_max_entries("LANES", 2 * LANE_PLACES)
-            .map_max_entries("LANES_READ", 2);
-        loader
-    })
+    Kernel::configured(&CONFIG)
 }
 
 /// An event each.

@@ -14,7 +14,8 @@ use aya::{
 use tcpfsm_common::{
     abi::{
         ByMapAndState, ClosedEvent, Counters, EmbryoFilter, EventKind, Evidence, FlowEvent, FlowRecord,
-        LANE_PLACES, LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport, SweepRequest,
+        KernelConfig, LANE_PLACES, LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport,
+        SweepRequest,
     },
     flow::{FlowKey, FlowKey4, FlowKey6},
     segment::TcpFlags,
@@ -83,6 +84,18 @@ impl Kernel {
         let program: &mut Xdp = ebpf.program_mut("tcpfsm_xdp").unwrap().try_into().unwrap();
         program.load().unwrap_or_else(|error| panic!("tcpfsm_xdp: {error:#?}"));
         Self { ebpf }
+    }
+
+    /// With this configuration, and lanes for as many CPUs as it says.
+    pub fn configured(config: &'static KernelConfig) -> Self {
+        Self::load_with(|mut loader| {
+            let lanes = config.lanes.max(1);
+            loader
+                .override_global("CONFIG", config.as_bytes(), true)
+                .map_max_entries("LANES", lanes * LANE_PLACES)
+                .map_max_entries("LANES_READ", lanes);
+            loader
+        })
     }
 
     /// Runs one Ethernet frame through a program; gives what the program returned.
@@ -265,6 +278,23 @@ impl Kernel {
         let map: Array<&MapData, Raw<LanePlace>> = Array::try_from(self.ebpf.map("LANES").unwrap()).unwrap();
         let first = cpu * LANE_PLACES;
         (first..first + LANE_PLACES).map(|at| map.get(&at, 0).unwrap().0).collect()
+    }
+
+    /// Takes what came into the lanes after the events that were read of each, as the daemon does.
+    pub fn take_lanes(&self, read: &mut [u64]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (cpu, read) in (0..).zip(&mut *read) {
+            let lane = self.lane(cpu);
+            while let place = lane[*read as usize % lane.len()]
+                && place.number == *read + 1
+            {
+                let closed = (place.event.event.kind == EventKind::Closed as u8).then_some(place.event);
+                events.push(Event { event: place.event.event, closed });
+                *read += 1;
+            }
+        }
+        self.say_read(read);
+        events
     }
 
     /// Says that so many events of each lane were read, as the daemon does.
