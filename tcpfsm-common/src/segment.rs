@@ -198,6 +198,13 @@ impl Segment {
             && !self.options.has(TcpOptions::MALFORMED | TcpOptions::UNREAD)
     }
 
+    /// Whether this is a SYN without an ACK.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_syn(&self) -> bool {
+        matches!(self.flags.kind(), SegmentKind::Syn)
+    }
+
     /// SEG.SEQ plus SEG.LEN: payload, SYN and FIN each take their place in sequence space.
     #[inline(always)]
     #[must_use]

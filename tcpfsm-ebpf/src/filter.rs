@@ -9,7 +9,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use tcpfsm_common::abi::{EmbryoFilter, FILTER_SLOTS};
+use tcpfsm_common::abi::EmbryoFilter;
 
 use crate::{flow_table::Key, maps::EMBRYO_FILTER};
 
@@ -21,7 +21,7 @@ pub(crate) fn may_hold<K: Key>(key: &K) -> bool {
     unsafe {
         let complete = (&raw const (*filter).complete).read_volatile();
         let set = EmbryoFilter::unfinished(complete) ^ 1;
-        complete == 0 || (&raw const (*filter).sets[set][key.slot() % FILTER_SLOTS]).read_volatile() != 0
+        complete == 0 || (&raw const (*filter).sets[set][key.slot()]).read_volatile() != 0
     }
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn may_hold<K: Key>(key: &K) -> bool {
 #[inline(always)]
 pub(crate) fn mark<K: Key>(key: &K) {
     let Some(filter) = EMBRYO_FILTER.get_ptr_mut(0) else { return };
-    let slot = key.slot() % FILTER_SLOTS;
+    let slot = key.slot();
     compiler_fence(Ordering::Release);
     // SAFETY: as above; whoever writes, writes the same.
     unsafe {
@@ -46,6 +46,6 @@ pub(crate) fn mark_again<K: Key>(key: &K) {
     // SAFETY: as above; the word changes only between sweeps.
     unsafe {
         let set = EmbryoFilter::unfinished((*filter).complete);
-        (&raw mut (*filter).sets[set][key.slot() % FILTER_SLOTS]).write_volatile(1);
+        (&raw mut (*filter).sets[set][key.slot()]).write_volatile(1);
     }
 }

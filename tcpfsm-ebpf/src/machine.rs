@@ -211,7 +211,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
     unsafe {
         let (own, peer) = halves(record, work.sender());
         let mut map = K::EMBRYOS;
-        if matches!(work.segment.flags.kind(), SegmentKind::Syn) && !work.segment.to_itself {
+        if work.segment.is_syn() && !work.segment.to_itself {
             let step = fsm::observe_first_syn(work.sender(), &mut *own, &work.segment);
             work.set_step(&step);
             map = early::map::<K>(counters);

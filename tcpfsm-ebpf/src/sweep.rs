@@ -84,7 +84,7 @@ unsafe fn walk<K>(map: *mut c_void, callback: Callback<K>, number: u32) {
 }
 
 macro_rules! callback {
-    ($name:ident, $key:ty, $map:ident, $report:literal, $first:expr) => {
+    ($name:ident, $key:ty, $map:ident, $report:literal) => {
         unsafe extern "C" fn $name(
             _map: *mut c_void,
             key: *const $key,
@@ -93,7 +93,6 @@ macro_rules! callback {
         ) -> i64 {
             // SAFETY: the walk gives an element of this map, and itself.
             unsafe {
-                $first(&*key);
                 visit(&*key, record, $report, &mut *walk, |key| {
                     let _ = $map.remove(key);
                 });
@@ -103,20 +102,23 @@ macro_rules! callback {
     };
 }
 
-callback!(flow4, FlowKey4, FLOWS4, 0, |_| ());
-callback!(flow6, FlowKey6, FLOWS6, 1, |_| ());
-callback!(embryo4, FlowKey4, EMBRYOS4, 2, filter::mark_again);
-callback!(embryo6, FlowKey6, EMBRYOS6, 3, filter::mark_again);
+callback!(flow4, FlowKey4, FLOWS4, 0);
+callback!(flow6, FlowKey6, FLOWS6, 1);
+callback!(embryo4, FlowKey4, EMBRYOS4, 2);
+callback!(embryo6, FlowKey6, EMBRYOS6, 3);
 
 /// Counts one flow, ends what is to end, reports what is stuck, removes what has been over for long enough.
 #[inline(always)]
-unsafe fn visit<K: EventKey + Copy>(
+unsafe fn visit<K: Key>(
     key: &K,
     record: *mut FlowRecord,
     map: usize,
     walk: &mut Walk,
     remove: impl FnOnce(&K),
 ) {
+    if map == K::EMBRYOS {
+        filter::mark_again(key);
+    }
     // SAFETY: the caller's element. Its evidence may change under our hands; each word is read once.
     let (verdict, copy) = unsafe { (flow_table::verdict(record), &*record) };
     if walk.calm.is_calm(copy, verdict) {

@@ -15,7 +15,7 @@ use tcpfsm_common::{
         IcmpError, Ipv4, Network, PacketBytes, Plain, PlainOptions, Skip, Transport, parse_ether,
         parse_icmp4, parse_icmp6, parse_ipv4, parse_ipv6, parse_ports, parse_tcp, plain4, plain6,
     },
-    segment::{Acknowledgment, Segment, SegmentKind, TcpOptions},
+    segment::{Acknowledgment, Segment, TcpOptions},
 };
 
 use crate::{
@@ -369,11 +369,6 @@ fn find<K: Key>(key: &K) -> Option<*mut FlowRecord> {
     Some(record)
 }
 
-#[inline(always)]
-fn is_syn(segment: &Segment) -> bool {
-    matches!(segment.flags.kind(), SegmentKind::Syn)
-}
-
 /// Puts a segment on the desk.
 #[inline(always)]
 fn put_down<K: Key, I: Fn() -> u32>(
@@ -386,7 +381,7 @@ fn put_down<K: Key, I: Fn() -> u32>(
     // So soon after the other map's look-up both wait for memory at the same time.
     let (record, map) = match found {
         Some(record) => (record, K::FLOWS),
-        None if is_syn(segment) && !filter::may_hold(key) => (null_mut(), K::EMBRYOS),
+        None if segment.is_syn() && !filter::may_hold(key) => (null_mut(), K::EMBRYOS),
         None => (key.find_embryo().unwrap_or(null_mut()), K::EMBRYOS),
     };
     let Some(work) = Work::desk() else { return (Outcome::MapFull as usize, null_mut()) };

@@ -10,7 +10,7 @@ use tcpfsm_common::{
     fact::{Fact, Facts},
     flow::{End, FlowKey4, FlowKey6},
     fsm::{Desk, Step},
-    segment::{Segment, SegmentKind, TcpFlags},
+    segment::{Segment, TcpFlags},
 };
 
 use crate::{bytes::OptionBytes, flow_table::Key, maps::DESK, track::Meta};
@@ -122,7 +122,7 @@ impl Work {
     /// carries a record from the one map to the other.
     #[inline(always)]
     pub(crate) fn is_new_syn(&self) -> bool {
-        self.missed != 0 && matches!(self.segment.flags.kind(), SegmentKind::Syn)
+        self.missed != 0 && self.segment.is_syn()
     }
 
     /// What the machine said last.

@@ -8,7 +8,7 @@ use network_types::ip::IpProto;
 
 use super::{
     PacketBytes, PacketHead,
-    tcp::{ALIGNED_TIMESTAMPS, LINUX_SYN_LEN, STAMPED_LEN, linux_syn_options},
+    tcp::{ALIGNED_TIMESTAMPS, LINUX_SYN_LEN, STAMPED_LEN, is_linux_syn, linux_syn_options},
 };
 use crate::{
     flow::{End, Endpoints4, Endpoints6, FlowKey4, FlowKey6},
@@ -120,7 +120,7 @@ macro_rules! plain {
                     .then_some(PlainOptions::More),
                 _ if shape & !ACK == OPENING => {
                     let head = bytes.head::<{ $tcp + 20 + LINUX_SYN_LEN }>()?;
-                    let is_opening = linux_syn_options(&options!(head, $tcp + 20)).is_some()
+                    let is_opening = is_linux_syn(&options!(head, $tcp + 20))
                         && $length >= $ip + 20 + LINUX_SYN_LEN as u32;
                     is_opening.then_some(PlainOptions::Opening($opening(head)))
                 }
@@ -167,7 +167,7 @@ macro_rules! plain {
             $id,
             $addresses,
             Some(number!($head, $tcp + 28)),
-            linux_syn_options(&options!($head, $tcp + 20)).unwrap_or_default()
+            linux_syn_options(&options!($head, $tcp + 20))
         );
     };
     (

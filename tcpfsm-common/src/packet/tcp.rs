@@ -105,9 +105,9 @@ pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize
     if bytes.blur(len, 0x3f) == LINUX_SYN_LEN
         && let Some(bytes) = bytes.read::<LINUX_SYN_LEN>(start)
         && let Ok(words) = bytes.as_chunks().0.try_into()
-        && let Some(options) = linux_syn_options(words)
+        && is_linux_syn(words)
     {
-        return options;
+        return linux_syn_options(words);
     }
     let zero = bytes.blur(0, u32::MAX as usize) as u32;
     let mut options = TcpOptions {
@@ -123,26 +123,34 @@ pub fn walk_options<B: PacketBytes + ?Sized>(bytes: &B, start: usize, len: usize
     options
 }
 
-/// The options of a SYN or SYN-ACK as Linux sends it, each in its place: MSS, SACK permitted, timestamps, NOP, window scale.
-/// Nearly every handshake between Linux hosts: one comparison instead of a walk.
+/// The options of a SYN, by words.
+type SynWords = [[u8; 4]; LINUX_SYN_LEN / 4];
+
+/// Whether these are the options of a SYN or SYN-ACK as Linux sends it, each in its place: MSS, SACK permitted, timestamps, NOP,
+/// window scale. Nearly every handshake between Linux hosts: one comparison instead of a walk.
 #[inline(always)]
-pub(super) fn linux_syn_options(words: &[[u8; 4]; LINUX_SYN_LEN / 4]) -> Option<TcpOptions> {
-    let [[a, b, c, d], sack_and_timestamps, tsval, tsecr, [q, r, s, scale]] = *words;
+pub(super) fn is_linux_syn([[a, b, ..], sack_and_timestamps, _, _, [q, r, s, _]]: &SynWords) -> bool {
     // In one comparison: the verifier would follow the walk from each.
-    let unlike = u32::from_be_bytes([a, b, 0, 0]) ^ 0x0204_0000
-        | u32::from_be_bytes(sack_and_timestamps) ^ 0x0402_080a
-        | u32::from_be_bytes([q, r, s, 0]) ^ 0x0103_0300;
-    (unlike == 0).then(|| TcpOptions {
-        mss: u16::from_be_bytes([c, d]),
-        scale: scale.min(MAX_SCALE),
+    let unlike = u32::from_be_bytes([*a, *b, 0, 0]) ^ 0x0204_0000
+        | u32::from_be_bytes(*sack_and_timestamps) ^ 0x0402_080a
+        | u32::from_be_bytes([*q, *r, *s, 0]) ^ 0x0103_0300;
+    unlike == 0
+}
+
+/// What they say.
+#[inline(always)]
+pub(super) fn linux_syn_options([[.., c, d], _, tsval, tsecr, [.., scale]]: &SynWords) -> TcpOptions {
+    TcpOptions {
+        mss: u16::from_be_bytes([*c, *d]),
+        scale: (*scale).min(MAX_SCALE),
         present: TcpOptions::HAS_MSS
             | TcpOptions::SACK_PERMITTED
             | TcpOptions::HAS_TIMESTAMPS
             | TcpOptions::HAS_SCALE,
-        tsval: u32::from_be_bytes(tsval),
-        tsecr: u32::from_be_bytes(tsecr),
+        tsval: u32::from_be_bytes(*tsval),
+        tsecr: u32::from_be_bytes(*tsecr),
         sack_edge: SeqNum(0),
-    })
+    }
 }
 
 #[inline(always)]
@@ -230,8 +238,9 @@ mod tests {
                 let before = core::mem::replace(&mut bytes[at], value);
                 let mut options = TcpOptions::default();
                 walk(&bytes.as_slice(), 0, bytes.len(), &mut options);
-                if let Some(fast) = linux_syn_options(bytes.as_chunks().0.try_into().unwrap()) {
-                    assert_eq!(fast, options, "{bytes:?}");
+                let words = bytes.as_chunks().0.try_into().unwrap();
+                if is_linux_syn(words) {
+                    assert_eq!(linux_syn_options(words), options, "{bytes:?}");
                     alike += 1;
                 }
                 bytes[at] = before;

@@ -5,7 +5,6 @@ use tcpfsm_common::{
     flow::FlowKey,
     fsm::{Config, advance},
 };
-use zerocopy::IntoBytes as _;
 
 use crate::{
     line::Line,
@@ -360,10 +359,7 @@ fn a_scope_keeps_equal_tuples_apart() {
     let packet = Line::parse("C S s0 SS/~SR").packet(segments::Family::V4, 0, 1);
     let (FlowKey::V4(key), ..) = segments::parse(&packet) else { unreachable!() };
     static CONFIG: KernelConfig = KernelConfig { scope: 7, ..KernelConfig::NONE };
-    let mut kernel = Kernel::load_with(|mut loader| {
-        loader.override_global("CONFIG", CONFIG.as_bytes(), true);
-        loader
-    });
+    let mut kernel = Kernel::configured(&CONFIG);
     kernel.run(Through::Xdp, &ethernet(&packet));
     let scoped = |scope| FlowKey::V4(tcpfsm_common::flow::FlowKey4 { scope, ..key });
     assert!(kernel.record(&scoped(7)).is_some(), "P35: not under its own scope");
