@@ -50,6 +50,8 @@ pub(crate) trait Key: EventKey + Copy + 'static {
     /// The number of its embryonic map.
     const EMBRYOS: usize;
 
+    /// That of the flow on the desk.
+    fn on(work: &Work) -> Self;
     fn find_flow(&self) -> Option<*mut FlowRecord>;
     fn find_embryo(&self) -> Option<*mut FlowRecord>;
     fn insert_embryo(&self, record: &FlowRecord) -> Insertion;
@@ -66,10 +68,15 @@ pub(crate) trait Key: EventKey + Copy + 'static {
 }
 
 macro_rules! key {
-    ($key:ty, $flows:ident, $embryos:ident, $family:literal) => {
+    ($key:ty, $flows:ident, $embryos:ident, $family:literal, $on:expr) => {
         impl Key for $key {
             const FLOWS: usize = $family;
             const EMBRYOS: usize = 2 + $family;
+
+            #[inline(always)]
+            fn on(work: &Work) -> Self {
+                $on(work)
+            }
 
             #[inline(always)]
             fn find_flow(&self) -> Option<*mut FlowRecord> {
@@ -104,8 +111,11 @@ macro_rules! key {
     };
 }
 
-key!(FlowKey4, FLOWS4, EMBRYOS4, 0);
-key!(FlowKey6, FLOWS6, EMBRYOS6, 1);
+key!(FlowKey4, FLOWS4, EMBRYOS4, 0, Work::key4);
+key!(FlowKey6, FLOWS6, EMBRYOS6, 1, |work: &Work| {
+    // SAFETY: the desk's event holds the key.
+    unsafe { *work.key6() }
+});
 
 /// Asks memory for all three cache lines of a record, long before they are used: none is waited for, and all come at once. Of
 /// each half the one word that no ordinary segment writes: a load of what was just written in parts would wait for them.

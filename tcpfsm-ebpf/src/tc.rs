@@ -8,6 +8,7 @@ use tcpfsm_common::abi::{Counters, FlowRecord, Hook};
 use crate::{
     bytes::Linear,
     track::{self, Course, Left, Sight},
+    work::Work,
 };
 
 /// `TCX_NEXT`: the next program decides. `TC_ACT_OK` would end other people's chains. On clsact the same
@@ -51,17 +52,17 @@ impl Sight for TcContext {
     }
 
     #[inline(never)]
-    fn pick_up(&self, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
-        track::pick_up(self, found, course)
+    fn pick_up(&self, found: *mut FlowRecord, course: &mut Course, work: &mut Work) -> *mut FlowRecord {
+        track::pick_up(self, found, course, work)
     }
 
     #[inline(never)]
-    fn look(&self, counters: &mut Counters, course: &mut Course) -> *mut FlowRecord {
-        track::look(self, counters, course)
+    fn look(&self, counters: &mut Counters, course: &mut Course, work: &mut Work) -> *mut FlowRecord {
+        track::look(self, counters, course, work)
     }
 
     #[inline(never)]
-    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left {
-        track::look6(self, counters, offset, hook)
+    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook, work: &mut Work) -> Left {
+        track::look6(self, counters, offset, hook, work)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! What is here knows packet memory, what is there does not: so the verifier follows each of them on its own.
 
-use core::{cell::UnsafeCell, ffi::c_void, mem::MaybeUninit, ptr::null_mut};
+use core::{arch::asm, cell::UnsafeCell, ffi::c_void, mem::MaybeUninit, ptr::null_mut};
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
@@ -71,13 +71,13 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
     fn linear(&self) -> Linear<'_, Self>;
 
     /// [`pick_up`] in a function of its own.
-    fn pick_up(&self, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord;
+    fn pick_up(&self, found: *mut FlowRecord, course: &mut Course, work: &mut Work) -> *mut FlowRecord;
 
     /// [`look`] in a function of its own: so the short path has the registers for itself.
-    fn look(&self, counters: &mut Counters, course: &mut Course) -> *mut FlowRecord;
+    fn look(&self, counters: &mut Counters, course: &mut Course, work: &mut Work) -> *mut FlowRecord;
 
     /// [`look6`] in a function of its own: with IPv6 addresses in it, the stack is too small for packet and machine.
-    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook) -> Left;
+    fn look6(&self, counters: &mut Counters, offset: usize, hook: Hook, work: &mut Work) -> Left;
 }
 
 /// Counts one packet, and tracks it if it is TCP.
@@ -206,22 +206,22 @@ fn count<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, c
 fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left, found: &Aside<FlowRecord>) {
     let mut course = Course { hook, left };
     let mut record = null_mut();
+    let Some(work) = Work::desk() else { return };
     if left != UNREAD {
         // SAFETY: that of a plain packet was put there when it was looked for.
         let found = if left == PLAIN { unsafe { found.take() } } else { null_mut() };
-        record = ctx.pick_up(found, &mut course);
+        record = ctx.pick_up(found, &mut course, work);
     }
     if course.left == UNREAD {
-        record = ctx.look(counters, &mut course);
+        record = ctx.look(counters, &mut course, work);
         if course.left >= IPV6 {
             // A record does not come out of this function: it is looked for again.
-            course.left = ctx.look6(counters, course.left - IPV6, hook);
+            course.left = ctx.look6(counters, course.left - IPV6, hook, work);
             record = null_mut();
         }
     }
     let outcome = match course.left {
         SEGMENT => {
-            let Some(work) = Work::desk() else { return };
             if work.segment.options.has(TcpOptions::UNREAD) {
                 tcpfsm_options(work);
             }
@@ -236,7 +236,6 @@ fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left,
             work.outcome()
         }
         ICMP => {
-            let Some(work) = Work::desk() else { return };
             tcpfsm_icmp(work, counters);
             Outcome::Icmp as usize
         }
@@ -248,53 +247,76 @@ fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left,
 /// Puts a plain packet on the desk, one with a FIN or a SYN too; gives the record of its flow, null where there is none. `found` is that
 /// record if it was looked for.
 #[inline(always)]
-pub(crate) fn pick_up<C: Sight>(ctx: &C, found: *mut FlowRecord, course: &mut Course) -> *mut FlowRecord {
+pub(crate) fn pick_up<C: Sight>(
+    ctx: &C,
+    found: *mut FlowRecord,
+    course: &mut Course,
+    work: &mut Work,
+) -> *mut FlowRecord {
     let bytes = ctx.beginning();
     let meta = Meta { hook: course.hook, ifindex: || ctx.ifindex() };
     let sought = (course.left == PLAIN).then_some(found);
-    let (left, record) = if let Some(packet) = plain4::<_, true>(&bytes) {
-        either_put_down(&packet, sought, &meta)
+    let record = if let Some(packet) = plain4::<_, true>(&bytes) {
+        either_put_down(&packet, sought, work, &meta)
     } else if let Some(packet) = plain6::<_, true>(&bytes) {
-        either_put_down(&packet, sought, &meta)
+        either_put_down(&packet, sought, work, &meta)
     } else {
-        (UNREAD, null_mut())
+        None
     };
-    course.left = left;
-    record
+    course.left = if record.is_some() { SEGMENT } else { UNREAD };
+    record.unwrap_or(null_mut())
 }
 
-/// [`put_down`] of a plain packet.
+/// Puts a plain packet on the desk: each kind field by field from where it lies, since what is carried in registers to a common
+/// place goes by way of the stack.
 #[inline(always)]
 fn either_put_down<B, S, O, I: Fn() -> u32>(
     packet: &PlainOptions<B, S, O>,
     sought: Option<*mut FlowRecord>,
+    work: &mut Work,
     meta: &Meta<I>,
-) -> Looked
+) -> Option<*mut FlowRecord>
 where
     B: Plain<Key: Key>,
     S: Plain<Key = B::Key>,
     O: Plain<Key = B::Key>,
 {
-    let ((key, sender), segment) = match packet {
-        PlainOptions::Stamped(packet) => (packet.key(scope()), packet.segment()),
-        PlainOptions::Bare(packet) => (packet.key(scope()), packet.segment()),
-        PlainOptions::Opening(packet) => (packet.key(scope()), packet.segment()),
-        PlainOptions::More => return (UNREAD, null_mut()),
-    };
+    match packet {
+        PlainOptions::Stamped(packet) => lay(packet, work, meta),
+        PlainOptions::Bare(packet) => lay(packet, work, meta),
+        PlainOptions::Opening(packet) => lay(packet, work, meta),
+        PlainOptions::More => return None,
+    }
+    let key = B::Key::on(work);
     let found = match sought {
         Some(record) => (!record.is_null()).then_some(record),
         None => find(&key),
     };
-    put_down(&key, sender, found, &segment, meta)
+    Some(seek(&key, found, work))
+}
+
+/// Puts a plain packet's segment on the desk.
+#[inline(always)]
+fn lay<P: Plain<Key: Key>, I: Fn() -> u32>(packet: &P, work: &mut Work, meta: &Meta<I>) {
+    let (key, sender) = packet.key(scope());
+    work.begin(&key, sender, &packet.segment(), meta);
+    // LLVM merges the ends of copies of a text, but not assembly.
+    // SAFETY: nothing is changed.
+    unsafe { asm!("{0} = {0}", inout(reg) &raw mut *work => _) };
 }
 
 /// Looks at a packet; gives the record of its flow, null where there is none.
 #[inline(always)]
-pub(crate) fn look<C: Sight>(ctx: &C, counters: &mut Counters, course: &mut Course) -> *mut FlowRecord {
+pub(crate) fn look<C: Sight>(
+    ctx: &C,
+    counters: &mut Counters,
+    course: &mut Course,
+    work: &mut Work,
+) -> *mut FlowRecord {
     let bytes = ctx.linear();
     let meta = Meta { hook: course.hook, ifindex: || ctx.ifindex() };
     let looked = match parse_ether(&bytes) {
-        Ok((Network::Ipv4, offset)) => packet4(&bytes, offset, &meta, counters),
+        Ok((Network::Ipv4, offset)) => packet4(&bytes, offset, &meta, counters, work),
         Ok((Network::Ipv6, offset)) => Ok((IPV6 + offset, null_mut())),
         Err(skip) => Err(skip),
     };
@@ -305,11 +327,17 @@ pub(crate) fn look<C: Sight>(ctx: &C, counters: &mut Counters, course: &mut Cour
 
 /// Looks at an IPv6 packet.
 #[inline(always)]
-pub(crate) fn look6<C: Sight>(ctx: &C, counters: &mut Counters, offset: usize, hook: Hook) -> Left {
+pub(crate) fn look6<C: Sight>(
+    ctx: &C,
+    counters: &mut Counters,
+    offset: usize,
+    hook: Hook,
+    work: &mut Work,
+) -> Left {
     let bytes = ctx.linear();
     let offset = bytes.blur(offset, 0x3f);
     let meta = Meta { hook, ifindex: || ctx.ifindex() };
-    packet6(&bytes, offset, &meta, counters).map_or_else(skipped, |(left, _)| left)
+    packet6(&bytes, offset, &meta, counters, work).map_or_else(skipped, |(left, _)| left)
 }
 
 /// The counter of a skip: they come after the outcomes.
@@ -328,6 +356,7 @@ macro_rules! packet {
             offset: usize,
             meta: &Meta<I>,
             counters: &mut Counters,
+            work: &mut Work,
         ) -> Result<Looked, Skip> {
             let ip = $ip(bytes, offset, || bytes.len())?;
             match ip.transport {
@@ -345,12 +374,13 @@ macro_rules! packet {
                         count(record, sender, &segment, counters);
                         return Ok((Outcome::Tracked as usize, null_mut()));
                     }
-                    Ok(put_down(&key, sender, found, &segment, meta))
+                    Ok((SEGMENT, put_down(&key, sender, found, &segment, work, meta)))
                 }
                 Transport::Icmp => {
                     let (ends, error) = $icmp(bytes, ip.payload)?;
                     let (key, quoted) = ends.key(scope());
-                    Ok((icmp(&key, quoted, &error, meta), null_mut()))
+                    icmp(&key, quoted, &error, work, meta);
+                    Ok((ICMP, null_mut()))
                 }
             }
         }
@@ -369,35 +399,38 @@ fn find<K: Key>(key: &K) -> Option<*mut FlowRecord> {
     Some(record)
 }
 
-/// Puts a segment on the desk.
+/// Puts a segment on the desk; gives the record of its flow, null where there is none.
 #[inline(always)]
 fn put_down<K: Key, I: Fn() -> u32>(
     key: &K,
     sender: End,
     found: Option<*mut FlowRecord>,
     segment: &Segment,
+    work: &mut Work,
     meta: &Meta<I>,
-) -> Looked {
-    // So soon after the other map's look-up both wait for memory at the same time.
-    let (record, map) = match found {
-        Some(record) => (record, K::FLOWS),
-        None if segment.is_syn() && !filter::may_hold(key) => (null_mut(), K::EMBRYOS),
-        None => (key.find_embryo().unwrap_or(null_mut()), K::EMBRYOS),
-    };
-    let Some(work) = Work::desk() else { return (Outcome::MapFull as usize, null_mut()) };
+) -> *mut FlowRecord {
     work.begin(key, sender, segment, meta);
-    work.map = map as u64;
-    work.missed = record.is_null().into();
-    (SEGMENT, record)
+    seek(key, found, work)
 }
 
-/// An ICMP error about a segment that `quoted` sent.
+/// The record of the flow of the segment on the desk, null where there is none; `found` is that of the flow map.
 #[inline(always)]
-fn icmp<K: Key, I: Fn() -> u32>(key: &K, quoted: End, error: &IcmpError, meta: &Meta<I>) -> Left {
-    let Some(work) = Work::desk() else { return Outcome::Icmp as usize };
+fn seek<K: Key>(key: &K, found: Option<*mut FlowRecord>, work: &mut Work) -> *mut FlowRecord {
+    let (record, map) = match found {
+        Some(record) => (record, K::FLOWS),
+        None if work.segment.is_syn() && !filter::may_hold(key) => (null_mut(), K::EMBRYOS),
+        None => (key.find_embryo().unwrap_or(null_mut()), K::EMBRYOS),
+    };
+    work.map = map as u64;
+    work.missed = record.is_null().into();
+    record
+}
+
+/// Puts an ICMP error about a segment that `quoted` sent on the desk.
+#[inline(always)]
+fn icmp<K: Key, I: Fn() -> u32>(key: &K, quoted: End, error: &IcmpError, work: &mut Work, meta: &Meta<I>) {
     work.begin(key, quoted, &Segment { seq: error.seq, ..Segment::default() }, meta);
     // The quoted end was not seen here: the router was.
     work.segment.tap = 0;
     work.unreachable = error.reason as u64;
-    ICMP
 }

@@ -95,8 +95,8 @@ impl Evidence {
         self.flags & mask == mask
     }
 
-    /// Whether this end was seen in this generation and offered a window, the bits in `needed` are set, and none of those in
-    /// `noisy`: in one comparison, since nearly every segment asks it of both ends.
+    /// Whether this end was seen in this generation, the bits in `needed` are set, and none of those in `noisy`: in one comparison,
+    /// since nearly every segment asks it of both ends.
     #[inline(always)]
     #[must_use]
     pub fn is_quiet(&self, generation: u8, needed: u16, noisy: u16) -> bool {
@@ -105,7 +105,7 @@ impl Evidence {
             offset_of!(Evidence, flags) == WORD * 4 && offset_of!(Evidence, generation) == WORD * 4 + 3
         );
         let words: &[u32; 16] = transmute_ref!(self);
-        let needed = needed | Self::SEEN | Self::EDGE;
+        let needed = needed | Self::SEEN;
         let mask = u32::from(needed | noisy) | 0xff << 24;
         u32::from_le(words[WORD]) & mask == u32::from(needed) | u32::from(generation) << 24
     }

@@ -16,24 +16,30 @@ use crate::{
 #[repr(transparent)]
 pub struct Verdict(pub u64);
 
-/// A move of one end, as it changes the word: the state entered, and the one to return to.
+/// How a move of one end changes the word.
 #[derive(Clone, Copy)]
 pub(crate) struct Move {
-    /// The bits that change, as the low end's.
-    mask: u16,
-    /// What they change to.
-    bits: u16,
+    /// The bits that are not as they were,
+    mask: u32,
+    /// and those of them that are set.
+    bits: u32,
 }
 
 impl Move {
     /// None.
     pub(crate) const STAY: Self = Self { mask: 0, bits: 0 };
 
-    /// From one state to another.
-    pub(crate) const fn new(from: State, to: State) -> Self {
-        const STATE: u16 = Verdict::STATE as u16;
-        const PREVIOUS_SHIFT: u64 = Verdict::PREVIOUS_SHIFT;
-        Self { mask: STATE | STATE << PREVIOUS_SHIFT, bits: to as u16 | (from as u16) << PREVIOUS_SHIFT }
+    /// An end's from one state to another, which is assumed until it is said to be [proved](Self::proved_by).
+    pub(crate) const fn new(end: End, from: State, to: State) -> Self {
+        let (at, previous) = (4 * end as u64, Verdict::PREVIOUS_SHIFT + 4 * end as u64);
+        let confirmed = 1 << (Verdict::CONFIRMED_SHIFT + end as u64);
+        let mask = Verdict::STATE << at | Verdict::STATE << previous | confirmed;
+        Self { mask: mask as u32, bits: (to as u32) << at | (from as u32) << previous }
+    }
+
+    /// The same, proved by a segment of that end's.
+    pub(crate) const fn proved_by(self, end: End) -> Self {
+        Self { bits: self.bits | 1 << (Verdict::CONFIRMED_SHIFT + end as u64), ..self }
     }
 }
 
@@ -123,14 +129,20 @@ impl Verdict {
         Self(word & !(1 << bit) | (confirmed as u64) << bit)
     }
 
-    /// Moves one end. Where it goes is assumed until it is said to be [proved](Self::proved_by).
+    /// The codes of both ends' states, the sender's first.
     #[inline(always)]
-    pub(crate) const fn moved(self, end: End, by: Move) -> Self {
-        let at = 4 * end as u64;
-        let Move { mask, bits } = by;
-        // The mask holds all bits of a state, or none.
-        let unproved = (mask as u64 & 1) << (Self::CONFIRMED_SHIFT + end as u64);
-        Self(self.0 & !((mask as u64) << at | unproved) | (bits as u64) << at)
+    pub(crate) const fn slots(self, sender: End) -> [usize; 2] {
+        let states = self.0 & 0xff;
+        // The sender's moved down, and the other's behind it.
+        let turned = (states | states << 8) >> (4 * sender as u64);
+        [(turned & Self::STATE) as usize, (turned >> 4 & Self::STATE) as usize]
+    }
+
+    /// Moves both ends, each by one of its own moves.
+    #[inline(always)]
+    pub(crate) const fn moved(self, by: [Move; 2]) -> Self {
+        let [Move { mask, bits }, other] = by;
+        Self(self.0 & !((mask | other.mask) as u64) | (bits | other.bits) as u64)
     }
 
     /// Sets or clears a bit of the word.
@@ -257,7 +269,7 @@ impl Verdict {
     pub const fn is_handshake(self) -> bool {
         const UP_TO_ESTABLISHED: u16 =
             set_of(&[State::Closed, State::Listen, State::SynSent, State::SynRecv, State::Established]);
-        self.are_both_in(UP_TO_ESTABLISHED) && !self.are_both_established()
+        self.are_both_in(UP_TO_ESTABLISHED) && !self.are_both(State::Established)
     }
 
     /// Whether both ends are in states of a set, without a branch: the kernel programs ask often.
@@ -281,10 +293,10 @@ impl Verdict {
         self.is_established() && self.is_confirmed(End::Low) && self.is_confirmed(End::High)
     }
 
-    /// Whether both ends are in ESTABLISHED, whatever else is pending.
+    /// Whether both ends are in this state, whatever else is pending.
     #[inline(always)]
-    pub(crate) const fn are_both_established(self) -> bool {
-        self.0 & 0xff == Self::BOTH_ESTABLISHED
+    pub(crate) const fn are_both(self, state: State) -> bool {
+        self.0 & 0xff == state as u64 * 0x11
     }
 
     /// Whether both ends are in ESTABLISHED, and nothing else is pending: nearly every segment of nearly every flow finds

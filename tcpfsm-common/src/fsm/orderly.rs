@@ -29,7 +29,8 @@ pub fn observe_orderly<D: Desk>(
 ) -> Option<Step> {
     const NOISY: u16 =
         Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | Evidence::SECOND_SYN | (Evidence::STRIKE * 15);
-    let (from, at) = (verdict.slot(sender), verdict.slot(sender.other()));
+    let [from, at] = verdict.slots(sender);
+    let generation = verdict.generation() as u8;
     let fin = match segment.flags.kind() {
         SegmentKind::Ack => false,
         SegmentKind::Fin => true,
@@ -43,11 +44,9 @@ pub fn observe_orderly<D: Desk>(
         || verdict.is_pending()
         || from < State::Established as usize
         || at < State::SynRecv as usize
-        || (from == State::TimeWait as usize && at == State::TimeWait as usize)
-        || own.flags & (Evidence::SEEN | NOISY) != Evidence::SEEN
-        || !peer.has(Evidence::SEEN | Evidence::EDGE)
-        || own.generation != peer.generation
-        || own.generation != verdict.generation() as u8
+        || verdict.are_both(State::TimeWait)
+        || !own.is_quiet(generation, 0, NOISY)
+        || !peer.is_quiet(generation, Evidence::EDGE, 0)
         || segment.seq != own.nxt
         || own.contig != own.nxt
         || (own.has(Evidence::FIN) && (fin || segment.len > 0))
@@ -85,12 +84,13 @@ pub fn observe_orderly<D: Desk>(
     own.flags |= (segment.flags.0 & TcpFlags::FIN) * Evidence::FIN;
 
     let notes = desk.notes() as usize;
-    let sent = SENDER[from & 15 | (notes & 7) << 4];
+    let whose = sender as usize & 1;
+    let sent = SENDER[whose][from & 15 | (notes & 7) << 4];
     let has_sent_fin = (own.flags / Evidence::FIN) & 1;
-    let received = RECEIVER[at & 15 | (notes & 1) << 4 | (has_sent_fin as usize) << 5];
-    let after = verdict.moved(sender, sent).proved_by(sender).moved(sender.other(), received);
+    let received = RECEIVER[whose][at & 15 | (notes & 1) << 4 | (has_sent_fin as usize) << 5];
+    let after = verdict.moved([sent, received]);
     let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * Facts::of(&[Fact::HalfClosed]).0);
-    if at == State::SynRecv as usize && after.are_both_established() {
+    if at == State::SynRecv as usize && after.are_both(State::Established) {
         facts.add(Fact::Established);
     }
     if after.is_over() {
@@ -152,14 +152,16 @@ impl Way {
         if condition { self.then(event) } else { self }
     }
 
-    const fn as_move(self) -> Move {
-        if self.to as u8 == self.previous as u8 { Move::STAY } else { Move::new(self.previous, self.to) }
+    const fn as_move(self, end: End) -> Move {
+        if self.to as u8 == self.previous as u8 { Move::STAY } else { Move::new(end, self.previous, self.to) }
     }
 }
 
-/// What the sender has done: by its state, whether it acknowledges its peer's FIN, whether it sends one, and whether
-/// its peer is in LAST-ACK.
-static SENDER: [Move; 128] = {
+/// What the sender has done: by which end it is, by its state, whether it acknowledges its peer's FIN, whether it sends one, and
+/// whether its peer is in LAST-ACK.
+static SENDER: [[Move; 128]; 2] = [sent_by(End::Low), sent_by(End::High)];
+
+const fn sent_by(sender: End) -> [Move; 128] {
     let mut table = [Move::STAY; 128];
     let mut at = 0;
     while at < table.len() {
@@ -168,14 +170,18 @@ static SENDER: [Move; 128] = {
             .then_if(closes && answered, Event::FinAcked)
             .then_if(closes, Event::RcvdFin)
             .then_if(fin, if closes { Event::SentFin } else { Event::SentCrossingFin })
-            .as_move();
+            .as_move(sender)
+            .proved_by(sender);
         at += 1;
     }
     table
-};
+}
 
-/// What was done to the receiver: by its state, whether its FIN was acknowledged, and whether the sender has sent one.
-static RECEIVER: [Move; 64] = {
+/// What was done to the receiver: by which end the sender is, by the receiver's state, whether its FIN was acknowledged, and
+/// whether the sender has sent one.
+static RECEIVER: [[Move; 64]; 2] = [received_from(End::Low), received_from(End::High)];
+
+const fn received_from(sender: End) -> [Move; 64] {
     let mut table = [Move::STAY; 64];
     let mut at = 0;
     while at < table.len() {
@@ -184,8 +190,8 @@ static RECEIVER: [Move; 64] = {
             .then(Event::RcvdAckOfSyn)
             .then_if(closes, Event::FinAcked)
             .then_if(fin, Event::RcvdFin)
-            .as_move();
+            .as_move(sender.other());
         at += 1;
     }
     table
-};
+}

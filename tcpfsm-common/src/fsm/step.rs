@@ -114,10 +114,10 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
         Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
     let generation = verdict.generation() as u8;
     let tsval = segment.tsval();
-    let stamped = if tsval.is_some() { Evidence::TIMESTAMPS } else { 0 };
+    let stamped = Evidence::EDGE | if tsval.is_some() { Evidence::TIMESTAMPS } else { 0 };
     if !verdict.is_established()
         || !own.is_quiet(generation, stamped, NOISY)
-        || !peer.is_quiet(generation, 0, Evidence::FIN)
+        || !peer.is_quiet(generation, Evidence::EDGE, Evidence::FIN)
     {
         return false;
     }
