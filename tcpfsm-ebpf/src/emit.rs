@@ -89,7 +89,6 @@ pub(crate) unsafe fn packet(
         // SAFETY: the caller's record.
         return unsafe { self::event(counters, event, record, moved, over) };
     };
-    event.kind = kind_of(event.kind, moved, over);
     // SAFETY: the caller's record, and this CPU's place.
     unsafe {
         if over {
@@ -97,6 +96,8 @@ pub(crate) unsafe fn packet(
         } else {
             copy(&raw mut (*place).event.event, event);
         }
+        // Behind the copy: a word of which a byte was just written cannot be read at once.
+        (*place).event.event.kind = kind_of(event.kind, moved, over);
         lane::publish(place, counters);
     }
 }

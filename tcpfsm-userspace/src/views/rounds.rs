@@ -13,7 +13,7 @@ use tcpfsm_common::{
 use tracing::debug;
 
 use super::{
-    compare::{Opinion, Views, without_socket},
+    compare::{Opinion, Views, is_done, without_socket},
     queues::Queues,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// At most one part in this many of the time between two sweeps goes into comparing.
-const DUTY: u32 = 100;
+const DUTY: u32 = 200;
 /// The least and the most that one batch may take.
 const BUDGET: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 /// Flows looked at between two looks at the clock.
@@ -130,7 +130,7 @@ impl Rounds {
         while Instant::now() < deadline {
             let batch = self.maps.walk(&mut self.cursor, STRIDE)?;
             for (key, record) in &batch {
-                if !suspects.contains(key) {
+                if !is_done(record) && !suspects.contains(key) {
                     self.flow(key, record, sweeper, &mut round)?;
                 }
             }
