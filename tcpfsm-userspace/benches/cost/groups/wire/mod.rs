@@ -65,8 +65,7 @@ pub fn connections(bench: &Bench) -> Result<Vec<Table>> {
         for at in turn(round, WATCHERS.len()) {
             let (name, watcher) = &WATCHERS[at];
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
-            // What a watcher does when it begins, reading the host's sockets for one, is not what it costs from then on.
-            let earlier = servers.connect(&lab, bench.seconds(0.3))?.count;
+            let earlier = servers.connect(&lab, bench.seconds(load::AHEAD))?.count;
             let Connections { count, seconds, took } = servers.connect(&lab, bench.seconds(0.6))?;
             losses[at].push(running.stop(earlier + count).with_context(|| (*name).to_owned())?);
             rates[at].push(count as f64 / seconds);
@@ -97,7 +96,8 @@ pub fn bulk(bench: &Bench) -> Result<Table> {
         for at in turn(round, BULK_WATCHERS.len()) {
             let (name, watcher) = &BULK_WATCHERS[at];
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
-            rates[at].push(load::stream(&lab, bench.seconds(0.5))? * 8.0 / 1e9);
+            let rate = load::stream(&lab, bench.seconds(load::AHEAD), bench.seconds(0.5))?;
+            rates[at].push(rate * 8.0 / 1e9);
             running.stop(0).with_context(|| (*name).to_owned())?;
         }
     }
