@@ -5,13 +5,9 @@
 #[path = "support/loopback.rs"]
 mod loopback;
 
-use std::{
-    io::Read as _,
-    net::{Shutdown, TcpListener, TcpStream},
-    process::Output,
-};
+use std::process::Output;
 
-use loopback::{Daemon, in_namespace, tcpfsm, text, wait_for};
+use loopback::{Daemon, Leak, in_namespace, tcpfsm, text, wait_for};
 use serde_json::Value;
 use tcpfsm_userspace::BPF_OBJECT;
 
@@ -33,13 +29,8 @@ fn a_leak_is_checked_explained_and_over() {
         assert_eq!(clean.status.code(), Some(0), "{}", text(&clean.stderr));
         assert!(text(&clean.stdout).starts_with("TCPFSM OK - no anomalies |"), "{}", text(&clean.stdout));
 
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let service = listener.local_addr().unwrap().to_string();
-        let client = TcpStream::connect(&service).unwrap();
-        let (mut server, _) = listener.accept().unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(server.read(&mut [0]).unwrap(), 0);
-        let address = client.local_addr().unwrap().to_string();
+        let leak = Leak::start();
+        let (address, service) = (leak.client.local_addr().unwrap().to_string(), leak.service.clone());
 
         let check = |arguments: &[&str]| daemon.ask(&[&["check"], arguments].concat());
         wait_for("the anomaly", || check(&[]).status.code() == Some(3));
@@ -100,7 +91,7 @@ fn a_leak_is_checked_explained_and_over() {
             assert!(words.contains(part), "{part}: {words}");
         }
 
-        drop(server);
+        let _rest = leak.close();
         wait_for("the end of the anomaly", || check(&[]).status.code() == Some(0));
         let unknown = daemon.ask(&["explain", "192.0.2.1:1", "192.0.2.2:2"]);
         assert_eq!(unknown.status.code(), Some(1));

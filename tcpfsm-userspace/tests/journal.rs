@@ -7,13 +7,12 @@ mod loopback;
 
 use std::{
     fs,
-    io::{ErrorKind, Read as _},
-    net::{Shutdown, TcpListener, TcpStream},
+    io::ErrorKind,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
-use loopback::{in_namespace, tcpfsm, text, wait_for};
+use loopback::{Leak, in_namespace, tcpfsm, text, wait_for};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
@@ -87,23 +86,18 @@ fn an_anomaly_is_found_by_its_fields() {
         ]));
         // The daemon looks through processes once a second at most: by then it has.
         wait_for("the daemon", || Path::new("/run/tcpfsm.sock").exists());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let service = listener.local_addr().unwrap().to_string();
-        let client = TcpStream::connect(&service).unwrap();
-        let (mut server, _) = listener.accept().unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(server.read(&mut [0]).unwrap(), 0);
-
-        let leak = ["-t", "tcpfsm", "-p", "warning", "TCPFSM_ANOMALY=close_wait_stuck", "TCPFSM_PHASE=start"];
-        wait_for("the entry", || !entries(&leak).is_empty());
-        let [entry] = &entries(&leak)[..] else { panic!("one") };
+        let leak = Leak::start();
+        let found =
+            ["-t", "tcpfsm", "-p", "warning", "TCPFSM_ANOMALY=close_wait_stuck", "TCPFSM_PHASE=start"];
+        wait_for("the entry", || !entries(&found).is_empty());
+        let [entry] = &entries(&found)[..] else { panic!("one") };
         let pid = std::process::id().to_string();
         for (name, value) in [
             ("PRIORITY", "4"),
             ("TCPFSM_V", "1"),
             ("TCPFSM_KIND", "anomaly"),
             ("TCPFSM_SEVERITY", "warning"),
-            ("TCPFSM_SERVICE", &service),
+            ("TCPFSM_SERVICE", &leak.service),
             ("TCPFSM_COUNT", "1"),
             ("TCPFSM_STATE", "close_wait"),
             ("TCPFSM_KERNEL_STATE", "close_wait"),
@@ -117,7 +111,7 @@ fn an_anomaly_is_found_by_its_fields() {
         // What journald adds by itself: it knew the process.
         assert_eq!(entry["OBJECT_UID"], "0", "{entry:#}");
 
-        drop(server);
+        let _rest = leak.close();
         let over = ["-t", "tcpfsm", "TCPFSM_ANOMALY=close_wait_stuck", "TCPFSM_PHASE=end"];
         wait_for("the end", || !entries(&over).is_empty());
         assert_eq!(entries(&over)[0]["PRIORITY"], "5");

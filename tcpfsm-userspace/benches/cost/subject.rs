@@ -2,15 +2,18 @@
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use tcpfsm_common::{
     abi::{Counters, FlowRecord, Health, KernelConfig, SweepReport, SweepRequest, Verdict},
     flow::{Endpoints4, Endpoints6, FlowKey4, FlowKey6},
 };
-use tcpfsm_userspace::{kernel::loader::roomy, logging::LogLevel};
-use zerocopy::{FromBytes, IntoBytes};
+use tcpfsm_userspace::{
+    kernel::{counters, loader::roomy, pod::Raw},
+    logging::LogLevel,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     floor::{FloorObject, Flows, Jig, Loaded},
@@ -18,14 +21,6 @@ use crate::{
     plan::{CLIENT_PORTS, CLIENTS, SERVER, SERVER_PORT},
     sys,
 };
-
-/// The ABI's types as aya wants them.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub struct Raw<T>(pub T);
-
-// SAFETY: zerocopy has checked that any bytes make a `T` and that it has no padding.
-unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> Pod for Raw<T> {}
 
 /// Entries of the maps, and how many events of handshakes are told one by one (0: all).
 #[derive(Clone, Copy, Debug)]
@@ -84,13 +79,8 @@ impl Subject {
 
     /// All CPUs' counters, added up.
     pub fn counters(&self) -> Result<Counters> {
-        let map: PerCpuArray<&MapData, Raw<Counters>> =
-            PerCpuArray::try_from(self.ebpf.map("COUNTERS").context("no map COUNTERS")?)?;
-        let mut sum = Counters::ZERO;
-        for whose in 0..map.len() {
-            map.get(&whose, 0)?.iter().for_each(|cpu| sum.add(&cpu.0));
-        }
-        Ok(sum)
+        let map = self.ebpf.map("COUNTERS").context("no map COUNTERS")?;
+        Ok(counters::sum(&PerCpuArray::<&MapData, _>::try_from(map)?)?)
     }
 
     /// Empties the ring; says how many records were in it.
@@ -123,7 +113,11 @@ impl Subject {
         .with_context(|| format!("flow {flow} is not in the flow map"))
     }
 
-    fn lookup<K: FromBytes + IntoBytes + Copy + 'static>(&self, map: &str, key: K) -> Result<FlowRecord> {
+    fn lookup<K: FromBytes + IntoBytes + Immutable + Copy + 'static>(
+        &self,
+        map: &str,
+        key: K,
+    ) -> Result<FlowRecord> {
         let map: HashMap<&MapData, Raw<K>, Raw<FlowRecord>> =
             HashMap::try_from(self.ebpf.map(map).context("no flow map")?)?;
         Ok(map.get(&Raw(key), 0)?.0)

@@ -1,6 +1,8 @@
 //! The kernel's counters, summed over CPUs.
 
-use aya::maps::{MapData, PerCpuArray};
+use std::borrow::Borrow;
+
+use aya::maps::{MapData, MapError, PerCpuArray};
 use tcpfsm_common::abi::Counters;
 
 use super::{bpf_error, loader::Kernel, names, pod::Raw};
@@ -23,14 +25,18 @@ impl CounterMap {
     /// # Errors
     /// The system call failed.
     pub fn read(&self) -> Result<Counters> {
-        let mut sum = Counters::ZERO;
-        // Those of packets, and those of the sweep.
-        for whose in 0..self.0.len() {
-            let values = self.0.get(&whose, 0).map_err(|error| bpf_error("read the counters")(&error))?;
-            for Raw(counters) in values.iter() {
-                sum.add(counters);
-            }
-        }
-        Ok(sum)
+        sum(&self.0).map_err(|error| bpf_error("read the counters")(&error))
     }
+}
+
+/// All CPUs' counters, of packets and of the sweep, added up.
+///
+/// # Errors
+/// The system call failed.
+pub fn sum<M: Borrow<MapData>>(map: &PerCpuArray<M, Raw<Counters>>) -> Result<Counters, MapError> {
+    let mut sum = Counters::ZERO;
+    for whose in 0..map.len() {
+        map.get(&whose, 0)?.iter().for_each(|Raw(counters)| sum.add(counters));
+    }
+    Ok(sum)
 }

@@ -25,7 +25,7 @@ pub mod interfaces;
 mod lanes;
 pub mod loader;
 mod plan;
-mod pod;
+pub mod pod;
 pub mod probe;
 pub mod records;
 pub mod services;

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// A value of the ABI as aya wants it.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
-pub(super) struct Raw<T>(pub(super) T);
+pub struct Raw<T>(pub T);
 
 // SAFETY: `Raw<T>` has the layout of `T`; `FromBytes` proves that every byte sequence is a valid `T`, and
 // `IntoBytes` that it has no padding.

@@ -4,6 +4,8 @@
 
 use std::{
     fs::File,
+    io::Read as _,
+    net::{Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -28,6 +30,32 @@ pub(crate) fn tcpfsm(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcpfsm"));
     command.args(args);
     command
+}
+
+/// A connection that its client has finished and its server does not close.
+pub(crate) struct Leak {
+    /// Where it listens.
+    pub(crate) service: String,
+    pub(crate) client: TcpStream,
+    server: TcpStream,
+    listener: TcpListener,
+}
+
+impl Leak {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = listener.local_addr().unwrap().to_string();
+        let client = TcpStream::connect(&service).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        Self { service, client, server, listener }
+    }
+
+    /// The server closes it at last; what is left still stands.
+    pub(crate) fn close(self) -> (TcpStream, TcpListener) {
+        (self.client, self.listener)
+    }
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

@@ -7,31 +7,25 @@ pub mod segments;
 use std::os::fd::AsFd as _;
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use tcpfsm_common::{
     abi::{
-        ByMapAndState, ClosedEvent, Counters, EmbryoFilter, EventKind, Evidence, FlowEvent, FlowRecord,
-        KernelConfig, LANE_PLACES, LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport,
-        SweepRequest,
+        ByMapAndState, ClosedEvent, Counters, EmbryoFilter, EventKind, FlowEvent, FlowRecord, KernelConfig,
+        LANE_PLACES, LanePlace, LaneRead, ServiceKey, ServiceRecord, StuckEvent, SweepReport, SweepRequest,
     },
     flow::{FlowKey, FlowKey4, FlowKey6},
     segment::TcpFlags,
 };
-use tcpfsm_userspace::{BPF_OBJECT, kernel::sweep::SweepReports};
-use zerocopy::{FromBytes, IntoBytes};
+use tcpfsm_userspace::{
+    BPF_OBJECT,
+    kernel::{counters, pod::Raw, sweep::SweepReports},
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use self::segments::{ipv4, tcp};
-
-/// The ABI's types as aya wants them.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Raw<T>(T);
-
-// SAFETY: zerocopy has checked that any bytes make a `T` and that it has no padding.
-unsafe impl<T: FromBytes + IntoBytes + Copy + 'static> Pod for Raw<T> {}
 
 /// Why the kernel cannot be used here, if so: tests print it and count as skipped.
 pub fn unavailable() -> Option<&'static str> {
@@ -153,7 +147,7 @@ impl Kernel {
 
     /// A flow's record, and whether it is in the embryonic map.
     pub fn record(&self, key: &FlowKey) -> Option<(FlowRecord, bool)> {
-        fn look<K: FromBytes + IntoBytes + Copy + 'static>(
+        fn look<K: FromBytes + IntoBytes + Immutable + Copy + 'static>(
             ebpf: &Ebpf,
             map: &str,
             key: K,
@@ -196,13 +190,8 @@ impl Kernel {
 
     /// All CPUs' counters, added up.
     pub fn counters(&self) -> Counters {
-        let map: PerCpuArray<&MapData, Raw<Counters>> =
-            PerCpuArray::try_from(self.ebpf.map("COUNTERS").unwrap()).unwrap();
-        let mut sum = Counters::ZERO;
-        for whose in 0..map.len() {
-            map.get(&whose, 0).unwrap().iter().for_each(|cpu| sum.add(&cpu.0));
-        }
-        sum
+        counters::sum(&PerCpuArray::<&MapData, _>::try_from(self.ebpf.map("COUNTERS").unwrap()).unwrap())
+            .unwrap()
     }
 
     /// Takes every event out of the ring.
@@ -255,7 +244,7 @@ impl Kernel {
     }
 
     /// Writes an array map whole. Through a handle of its own: others may run programs meanwhile.
-    fn write<T: FromBytes + IntoBytes + Copy + 'static>(&self, map: &str, values: &[T]) {
+    fn write<T: FromBytes + IntoBytes + Immutable + Copy + 'static>(&self, map: &str, values: &[T]) {
         let Map::Array(data) = self.ebpf.map(map).unwrap() else { panic!("{map} is no array") };
         let data = MapData::from_fd(data.fd().as_fd().try_clone_to_owned().unwrap()).unwrap();
         let mut array: Array<MapData, Raw<T>> = Array::try_from(Map::Array(data)).unwrap();
@@ -373,8 +362,8 @@ pub fn comparable(record: &FlowRecord) -> FlowRecord {
     record.shared.opened = 0;
     record.shared.tap = [0; 2];
     for sent in &mut record.sent {
-        let Evidence { stamp, .. } = sent;
-        *stamp &= 0xffff;
+        *sent = sent.unknowing();
+        sent.stamp &= 0xffff;
     }
     record
 }
