@@ -34,7 +34,7 @@ pub struct Evidence {
     pub contig: SeqNum,
     /// One range beyond the hole: its start …; with [`Self::SECOND_SYN`] what that SYN occupies.
     pub ooo_start: SeqNum,
-    /// … and its end; empty when equal.
+    /// … and its end; empty when equal, and then, if it lies beyond what was sent, where the peer's window [ended](Self::knows).
     pub ooo_end: SeqNum,
     /// The highest acknowledgment sent that was acceptable: what this end has for certain.
     pub ack: SeqNum,
@@ -42,7 +42,7 @@ pub struct Evidence {
     pub last_ack: SeqNum,
     /// The right edge of the window that this end offers (ack + scaled window), the highest so far.
     pub edge: SeqNum,
-    /// The last timestamp that the receiver took (TS.Recent, RFC 7323 §4.3).
+    /// The last timestamp that counted (TS.Recent, RFC 7323 §4.3).
     pub tsval: u32,
     /// `SEEN` and the other bits below; bits 12–15 count strikes.
     pub flags: u16,
@@ -87,6 +87,36 @@ impl Evidence {
     /// One strike, see [`Self::strikes`].
     pub const STRIKE: u16 = 1 << 12;
     const STRIKES: u16 = 0xf << 12;
+
+    /// Notes where the peer's window ends, for the segments that come next in order: they need not read the peer's half. It is noted
+    /// as an empty range beyond what was sent.
+    #[inline(always)]
+    pub const fn know(&mut self, edge: SeqNum) {
+        self.ooo_start = edge;
+        self.ooo_end = edge;
+    }
+
+    /// Whether the window of the peer, as it was noted, has room for what comes at `seq`, the next in order. Then, in this generation,
+    /// the peer had offered a window, was acknowledged nothing that it was not seen to send, and acknowledged nothing that was not
+    /// seen; all of that stays so, and the edge of its window moves on only.
+    #[inline(always)]
+    #[must_use]
+    pub const fn knows(&self, seq: SeqNum) -> bool {
+        self.ooo_start.0 == self.ooo_end.0 && self.ooo_end.after(seq)
+    }
+
+    /// The same without what was noted of the peer, or a range that is past: that depends on which way segments took.
+    #[must_use]
+    pub fn unknowing(&self) -> Self {
+        if self.has(Self::SECOND_SYN) {
+            return *self;
+        }
+        if self.ooo_start == self.ooo_end || !self.ooo_end.after(self.contig) {
+            Self { ooo_start: self.contig, ooo_end: self.contig, ..*self }
+        } else {
+            *self
+        }
+    }
 
     /// Whether all bits of `mask` are set.
     #[inline(always)]

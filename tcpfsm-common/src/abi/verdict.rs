@@ -9,8 +9,8 @@ use crate::{
 /// Both states, whether each is confirmed, what to roll back to, and the generation.
 ///
 /// ```text
-///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26 27  32      48     56
-///      low high cl ch pl  ph  o  pk cd tw rl rh os gn sd  gen     reason
+///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26 27 28  32      48     56
+///      low high cl ch pl  ph  o  pk cd tw rl rh os gn sd by  gen     reason
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -68,6 +68,9 @@ impl Verdict {
     pub const GONE: u64 = 1 << 26;
     /// The states came from the host's own sockets at the start; the wire has not shown all of their past.
     pub const SEEDED: u64 = 1 << 27;
+
+    /// An end acknowledged what was not seen to be sent, and was believed.
+    pub const BEYOND: u64 = 1 << 28;
 
     /// The state of one end.
     #[inline(always)]

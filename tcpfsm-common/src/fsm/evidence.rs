@@ -8,7 +8,13 @@ use crate::{
 };
 
 /// The scale assumed where no SYN was seen: the largest, so that nothing in the window is refused.
-const UNKNOWN_SCALE: u8 = 14;
+const UNKNOWN_SCALE: u32 = 14;
+
+/// The right edge of a window.
+#[inline(always)]
+pub(super) fn edge(ack: SeqNum, window: u16, shift: u32) -> SeqNum {
+    ack.plus(u32::from(window) << shift)
+}
 
 impl Evidence {
     /// Begins a generation with a SYN, a SYN-ACK, or, for a pickup, whatever came first.
@@ -97,14 +103,26 @@ impl Evidence {
     /// The right edge of the window that an acknowledgment of this end offers.
     #[inline(always)]
     pub(super) fn edge_of(&self, ack: SeqNum, window: u16, peer: &Self) -> SeqNum {
-        ack.plus(u32::from(window) << self.window_shift(peer))
+        edge(ack, window, self.window_shift(peer))
     }
 
     /// The shift of this end's window: both ends must have offered one (RFC 7323 §2.2).
     #[inline(always)]
-    fn window_shift(&self, peer: &Self) -> u8 {
-        if self.has(Self::SYN | Self::SCALE) && peer.flags & (Self::SYN | Self::SCALE) != Self::SYN {
-            self.scale & 15
+    fn window_shift(&self, peer: &Self) -> u32 {
+        self.shift_for(peer.may_scale())
+    }
+
+    /// Whether this end may have offered a window scale.
+    #[inline(always)]
+    pub(super) const fn may_scale(&self) -> bool {
+        self.flags & (Self::SYN | Self::SCALE) != Self::SYN
+    }
+
+    /// The same, by whether the peer may have offered one.
+    #[inline(always)]
+    pub(super) fn shift_for(&self, both: bool) -> u32 {
+        if both && self.has(Self::SYN | Self::SCALE) {
+            u32::from(self.scale & 15)
         } else if self.has(Self::SYN) {
             0
         } else {
@@ -127,6 +145,7 @@ impl Evidence {
             // Acknowledged means received, whether or not it was seen to be sent.
             self.contig = self.contig.latest(peer.ack);
         }
+        let is_next = segment.seq == self.nxt && self.contig == self.nxt;
         if segment.len > 0 && !self.nxt.before(end) {
             facts.add(Fact::Rtx);
             if acked() && !end.after(peer.ack) {
@@ -154,10 +173,12 @@ impl Evidence {
         if segment.options.has(TcpOptions::HAS_TIMESTAMPS)
             && (!self.has(Self::TIMESTAMPS)
                 || !acked()
+                || is_next
                 || !segment.seq.after(peer.ack) && !end.before(peer.ack))
         {
             // RFC 7323 §4.3: TS.Recent follows segments at the left edge only. What lies wholly before it Linux drops
-            // before it looks at the timestamp: sent again for nothing, it is newer than what is still on its way.
+            // before it looks at the timestamp: sent again for nothing, it is newer than what is still on its way. What comes next
+            // in order counts before it is acknowledged: all that was sent before it is older, and was seen.
             self.tsval = segment.options.tsval;
             self.flags |= Self::TIMESTAMPS;
         }
@@ -166,8 +187,12 @@ impl Evidence {
     /// Takes the acknowledgment and the window of an acceptable segment.
     #[inline(always)]
     pub(super) fn take_window(&mut self, segment: &Segment, peer: &Self, facts: &mut Facts) {
-        let shift = if segment.flags.any(TcpFlags::SYN) { 0 } else { self.window_shift(peer) };
-        let edge = segment.ack.plus(u32::from(segment.window) << shift);
+        let edge = if segment.flags.any(TcpFlags::SYN) {
+            // Never scaled (RFC 7323 §2.2).
+            segment.ack.plus(u32::from(segment.window))
+        } else {
+            self.edge_of(segment.ack, segment.window, peer)
+        };
         self.ack = if self.has(Self::EDGE) { self.ack.latest(segment.ack) } else { segment.ack };
         self.last_ack = segment.ack;
         self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
@@ -191,12 +216,8 @@ impl Evidence {
         self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
         self.flags |= Self::EDGE;
         if let Some(tsval) = segment.tsval() {
-            if !self.has(Self::TIMESTAMPS) {
-                self.tsval = tsval;
-                self.flags |= Self::TIMESTAMPS;
-            } else if !segment.seq.after(peer.ack) {
-                self.tsval = tsval;
-            }
+            self.tsval = tsval;
+            self.flags |= Self::TIMESTAMPS;
         }
     }
 

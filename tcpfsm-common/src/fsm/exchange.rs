@@ -307,6 +307,7 @@ impl<D: Desk> Track<'_, D> {
                     return false;
                 }
                 self.facts.add(Fact::CaptureGap);
+                self.set_verdict(self.verdict().with(Verdict::BEYOND, true));
             }
             AckCheck::TooOld => {
                 self.facts.add(Fact::AckTooOld);

@@ -3,6 +3,7 @@
 use super::{
     Event, State,
     desk::{Desk, PlainDesk},
+    evidence::edge,
     orderly::observe_orderly,
     track::Track,
     window::is_past,
@@ -115,25 +116,33 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
     let generation = verdict.generation() as u8;
     let tsval = segment.tsval();
     let stamped = Evidence::EDGE | if tsval.is_some() { Evidence::TIMESTAMPS } else { 0 };
-    if !verdict.is_established()
-        || !own.is_quiet(generation, stamped, NOISY)
-        || !peer.is_quiet(generation, Evidence::EDGE, Evidence::FIN)
-    {
+    if !verdict.is_established() || !own.is_quiet(generation, stamped, NOISY) {
         return false;
     }
     let seq = segment.seq();
-    if seq != own.nxt || own.contig != own.nxt || seq.after(peer.edge) || seq.before(peer.ack) {
+    if seq != own.nxt || own.contig != own.nxt {
         return false;
     }
-    // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
     let ack = segment.ack();
-    let acked = ack.since(own.ack).cast_unsigned();
-    let unacked = peer.nxt.since(own.ack);
     let len = segment.payload_len();
-    if unacked < 0
-        || acked > unacked.cast_unsigned()
-        || (len == 0 && acked == 0 && unacked != 0)
-        || segment.window() == 0
+    // Data that acknowledges nothing new, and lies in the window as it was: what else the peer's half says is known. Its line, which
+    // another CPU may just have written, is not waited for.
+    let is_known = len > 0 && ack == own.ack && own.knows(seq) && !verdict.has(Verdict::BEYOND);
+    if !is_known {
+        if !peer.is_quiet(generation, Evidence::EDGE, Evidence::FIN)
+            || seq.after(peer.edge)
+            || seq.before(peer.ack)
+        {
+            return false;
+        }
+        // What is newly acknowledged, of what there is to acknowledge; nothing, if what was not seen was acknowledged before.
+        let acked = ack.since(own.ack).cast_unsigned();
+        let unacked = peer.nxt.since(own.ack);
+        if unacked < 0 || acked > unacked.cast_unsigned() || (len == 0 && acked == 0 && unacked != 0) {
+            return false;
+        }
+    }
+    if segment.window() == 0
         || (segment.ip_id() != 0 && segment.ip_id() == own.last_ip_id())
         || tsval.is_some_and(|tsval| is_past(tsval, own.tsval))
     {
@@ -143,13 +152,16 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
     if proved.0 != verdict.0 && !prove(proved) {
         return false;
     }
-    if let Some(tsval) = tsval
-        && !seq.after(peer.ack)
-    {
+    if let Some(tsval) = tsval {
         own.tsval = tsval;
     }
     own.go_on(seq, seq.plus(len), ack);
-    own.edge = own.edge.latest(own.edge_of(ack, segment.window(), peer));
+    let scales = is_known || peer.may_scale();
+    if !is_known && scales {
+        own.know(peer.edge);
+    }
+    let shift = own.shift_for(scales);
+    own.edge = own.edge.latest(edge(ack, segment.window(), shift));
     true
 }
 

@@ -92,6 +92,34 @@ impl Move {
         )
     }
 
+    /// Data back and forth after a handshake, mostly in order, and now and then anything.
+    pub(crate) fn chat(length: usize) -> impl Strategy<Value = Vec<Self>> {
+        let number = || {
+            prop_oneof![
+                20 => Just(Near::Due(0)),
+                4 => Just(Near::Acked(0)),
+                2 => (-200..200_i32).prop_map(Near::Due),
+                1 => (-100_000..100_000_i32).prop_map(Near::Due),
+            ]
+        };
+        let len = prop_oneof![2 => Just(0_u32), 4 => Just(100), 2 => 0..1460_u32, 1 => 0..60_000_u32];
+        let window = prop_oneof![6 => Just(64_240_u16), 2 => 1..100_u16, 1 => any::<u16>()];
+        let told = (any::<bool>(), number(), number(), len, window, -1..20_i32);
+        (
+            0..15_u8,
+            any::<bool>(),
+            prop::collection::vec((told, prop::option::weighted(0.04, Self::strategy())), 0..length),
+        )
+            .prop_map(|(scale, timestamps, rest)| {
+                let mut moves = Self::handshake(scale, timestamps);
+                moves.extend(rest.into_iter().map(|((from_a, seq, ack, len, window, tick), other)| {
+                    let options = if timestamps { Options::Timestamps(tick) } else { Options::None };
+                    other.unwrap_or(Self { from_a, flags: TcpFlags::ACK, seq, ack, len, window, options })
+                }));
+                moves
+            })
+    }
+
     /// So many, most of them after a handshake: what comes after it is seen best from there.
     pub(crate) fn talk(length: usize) -> impl Strategy<Value = Vec<Self>> {
         let random = move || prop::collection::vec(Self::strategy(), 0..length);

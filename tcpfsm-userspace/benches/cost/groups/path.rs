@@ -41,10 +41,11 @@ pub fn path(bench: &Bench) -> Result<Vec<Table>> {
     let rows = vec![
         ("L", look_up(&floor, "floor_lookup", stamped)?),
         ("L, IPv6", look_up(&floor, "floor_lookup6", stamped6)?),
-        ("data", settled_packet(&object, stamped, DATA)?),
-        ("pure ACK", settled_packet(&object, stamped, 0)?),
-        ("data, no timestamps", settled_packet(&object, shape(Layout::Ipv4, Options::None), DATA)?),
-        ("data, IPv6", settled_packet(&object, stamped6, DATA)?),
+        ("data", settled_packet(&object, stamped, DATA, true)?),
+        ("data, peer asked", settled_packet(&object, stamped, DATA, false)?),
+        ("pure ACK", settled_packet(&object, stamped, 0, true)?),
+        ("data, no timestamps", settled_packet(&object, shape(Layout::Ipv4, Options::None), DATA, true)?),
+        ("data, IPv6", settled_packet(&object, stamped6, DATA, true)?),
     ];
     let mut tables = vec![counted("path", clock, rows)];
     tables.extend(connection(&object)?);
@@ -100,11 +101,15 @@ fn look_up(image: &Image, name: &str, shape: Shape) -> Result<u64> {
     Ok(host.look_up(name, &shape.frame(DATA))?.instructions)
 }
 
-/// The tracker on a segment of a settled flow. Fails unless it does with the record what the machine does.
-fn settled_packet(image: &Image, shape: Shape, payload: u32) -> Result<u64> {
+/// The tracker on a segment of a settled flow, whose peer is known or not. Fails unless it does with the record what the machine does.
+fn settled_packet(image: &Image, shape: Shape, payload: u32, known: bool) -> Result<u64> {
     let frame = shape.frame(payload);
     let client = client_end(shape.layout, 0);
     let mut record = settled(shape, client);
+    if known {
+        let edge = record.sent_by(client.other()).edge;
+        record.sent[client as usize].know(edge);
+    }
     let mut host = Host::new(image);
     let (network, offset) = parse_ether(&frame.as_slice()).expect("a frame");
     let (map, key, segment) = match parse_network(&frame.as_slice(), network, offset, frame.len()) {
