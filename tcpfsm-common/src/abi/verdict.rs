@@ -19,9 +19,9 @@ pub struct Verdict(pub u64);
 /// How a move of one end changes the word.
 #[derive(Clone, Copy)]
 pub(crate) struct Move {
-    /// The bits that are not as they were,
+    /// The bits that it changes.
     mask: u32,
-    /// and those of them that are set.
+    /// What they change to.
     bits: u32,
 }
 
@@ -68,7 +68,6 @@ impl Verdict {
     pub const GONE: u64 = 1 << 26;
     /// The states came from the host's own sockets at the start; the wire has not shown all of their past.
     pub const SEEDED: u64 = 1 << 27;
-
     /// An end acknowledged what was not seen to be sent, and was believed.
     pub const BEYOND: u64 = 1 << 28;
 

@@ -106,16 +106,16 @@ impl Evidence {
         edge(ack, window, self.window_shift(peer))
     }
 
-    /// The shift of this end's window: both ends must have offered one (RFC 7323 §2.2).
-    #[inline(always)]
-    fn window_shift(&self, peer: &Self) -> u32 {
-        self.shift_for(peer.may_scale())
-    }
-
     /// Whether this end may have offered a window scale.
     #[inline(always)]
     pub(super) const fn may_scale(&self) -> bool {
         self.flags & (Self::SYN | Self::SCALE) != Self::SYN
+    }
+
+    /// The shift of this end's window: both ends must have offered one (RFC 7323 §2.2).
+    #[inline(always)]
+    fn window_shift(&self, peer: &Self) -> u32 {
+        self.shift_for(peer.may_scale())
     }
 
     /// The same, by whether the peer may have offered one.
