@@ -89,7 +89,7 @@ impl Evidence {
     const STRIKES: u16 = 0xf << 12;
 
     /// Notes where the peer's window ends, for the segments that come next in order: they need not read the peer's half. It is noted
-    /// as an empty range beyond what was sent.
+    /// as an empty range beyond what was sent; at the end of that, nothing is known. It never stays behind, where 2 GiB later it would be ahead.
     #[inline(always)]
     pub const fn know(&mut self, edge: SeqNum) {
         self.ooo_start = edge;

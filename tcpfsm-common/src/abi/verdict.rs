@@ -68,7 +68,7 @@ impl Verdict {
     pub const GONE: u64 = 1 << 26;
     /// The states came from the host's own sockets at the start; the wire has not shown all of their past.
     pub const SEEDED: u64 = 1 << 27;
-    /// An end acknowledged what was not seen to be sent, and was believed.
+    /// An end acknowledged, three times running, what was not seen to be sent.
     pub const BEYOND: u64 = 1 << 28;
 
     /// The state of one end.

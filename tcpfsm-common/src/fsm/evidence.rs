@@ -178,7 +178,7 @@ impl Evidence {
         {
             // RFC 7323 §4.3: TS.Recent follows segments at the left edge only. What lies wholly before it Linux drops
             // before it looks at the timestamp: sent again for nothing, it is newer than what is still on its way. What comes next
-            // in order counts before it is acknowledged: all that was sent before it is older, and was seen.
+            // in order counts before it is acknowledged: all that was sent before it is older, and was seen or acknowledged.
             self.tsval = segment.options.tsval;
             self.flags |= Self::TIMESTAMPS;
         }
@@ -212,7 +212,12 @@ impl Evidence {
     #[inline(always)]
     pub(super) fn accept_orderly(&mut self, segment: &Segment, peer: &Self) {
         let edge = self.edge_of(segment.ack, segment.window, peer);
-        self.go_on(segment.seq, segment.end_seq(), segment.ack);
+        let end = segment.end_seq();
+        if segment.seq != end {
+            // A range beyond a hole is past now, if there was one.
+            self.know(end);
+        }
+        self.go_on(segment.seq, end, segment.ack);
         self.edge = if self.has(Self::EDGE) { self.edge.latest(edge) } else { edge };
         self.flags |= Self::EDGE;
         if let Some(tsval) = segment.tsval() {
@@ -227,8 +232,6 @@ impl Evidence {
         if seq != end {
             self.nxt = end;
             self.contig = end;
-            // A range beyond a hole is past now, if there was one.
-            self.ooo_start = self.ooo_end;
         }
         self.ack = ack;
         self.last_ack = ack;
@@ -237,6 +240,10 @@ impl Evidence {
     /// Extends what was sent without a hole by `[seq, end)`, remembering one range beyond a hole.
     #[inline(always)]
     fn extend(&mut self, seq: SeqNum, end: SeqNum, facts: &mut Facts) {
+        if self.ooo_start == self.ooo_end {
+            // What was known of the peer is forgotten; and 2 GiB behind would be ahead.
+            self.know(self.contig);
+        }
         if seq == end {
             return;
         }

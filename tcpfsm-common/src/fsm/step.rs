@@ -111,8 +111,11 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
     segment: &A,
     prove: impl FnOnce(Verdict) -> bool,
 ) -> bool {
-    const NOISY: u16 =
-        Evidence::FIN | Evidence::SYN_ON_LIVE | Evidence::ZERO_WINDOW | (Evidence::STRIKE * 15);
+    const NOISY: u16 = Evidence::FIN
+        | Evidence::SYN_ON_LIVE
+        | Evidence::ZERO_WINDOW
+        | Evidence::SECOND_SYN
+        | (Evidence::STRIKE * 15);
     let generation = verdict.generation() as u8;
     let tsval = segment.tsval();
     let stamped = Evidence::EDGE | if tsval.is_some() { Evidence::TIMESTAMPS } else { 0 };
@@ -157,8 +160,9 @@ pub fn observe_acknowledgment<A: Acknowledgment>(
     }
     own.go_on(seq, seq.plus(len), ack);
     let scales = is_known || peer.may_scale();
-    if !is_known && scales {
-        own.know(peer.edge);
+    if !is_known {
+        // Of a peer that does not scale nothing is known: that it does not would have to be.
+        own.know(if scales { peer.edge } else { own.contig });
     }
     let shift = own.shift_for(scales);
     own.edge = own.edge.latest(edge(ack, segment.window(), shift));

@@ -120,6 +120,36 @@ impl Move {
             })
     }
 
+    /// More than 2 GiB, all of it in order and acknowledged, after a handshake in which the server scales its windows or does not; or
+    /// of one side alone, until at last the other one joins, and acknowledges more.
+    pub(crate) fn upload(server: Option<bool>) -> Vec<Self> {
+        let mut moves = Vec::new();
+        if let Some(scales) = server {
+            moves = Self::handshake(7, false);
+            if !scales {
+                moves[1].options = Options::None;
+            }
+        }
+        let step = |from_a, len, ack| Self {
+            from_a,
+            flags: TcpFlags::ACK,
+            seq: Near::Due(0),
+            ack: Near::Due(ack),
+            len,
+            window: 64_240,
+            options: Options::None,
+        };
+        for _ in 0..38_000 {
+            moves.push(step(true, 60_000, 0));
+            if server.is_some() {
+                moves.push(step(false, 0, 0));
+            }
+        }
+        moves.push(step(false, 0, if server.is_some() { 0 } else { 50_000 }));
+        moves.extend([step(true, 100, 0), step(true, 100, 0), step(false, 100, 0), step(true, 100, 0)]);
+        moves
+    }
+
     /// So many, most of them after a handshake: what comes after it is seen best from there.
     pub(crate) fn talk(length: usize) -> impl Strategy<Value = Vec<Self>> {
         let random = move || prop::collection::vec(Self::strategy(), 0..length);
