@@ -108,14 +108,18 @@ impl Evidence {
     /// The same without what was noted of the peer, or a range that is past: that depends on which way segments took.
     #[must_use]
     pub fn unknowing(&self) -> Self {
-        if self.has(Self::SECOND_SYN) {
-            return *self;
-        }
-        if self.ooo_start == self.ooo_end || !self.ooo_end.after(self.contig) {
-            Self { ooo_start: self.contig, ooo_end: self.contig, ..*self }
-        } else {
+        if self.has(Self::SECOND_SYN) || self.has_hole() {
             *self
+        } else {
+            Self { ooo_start: self.contig, ooo_end: self.contig, ..*self }
         }
+    }
+
+    /// Whether there is a range beyond a hole.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_hole(&self) -> bool {
+        self.ooo_start.0 != self.ooo_end.0 && self.ooo_end.after(self.contig)
     }
 
     /// Whether all bits of `mask` are set.

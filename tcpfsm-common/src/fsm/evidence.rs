@@ -256,7 +256,7 @@ impl Evidence {
             return;
         }
         facts.add(Fact::OutOfOrder);
-        if self.ooo_start == self.ooo_end || !self.ooo_end.after(self.contig) {
+        if !self.has_hole() {
             self.ooo_start = seq;
             self.ooo_end = end;
         } else if !seq.after(self.ooo_end) && !end.before(self.ooo_start) {

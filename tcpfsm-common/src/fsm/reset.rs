@@ -102,7 +102,7 @@ impl<D: Desk> Track<'_, D> {
     /// Linux: the right edge of what the receiver has SACKed is exact too.
     #[inline(always)]
     fn at_sack_edge(own: &Evidence, segment: &Segment) -> bool {
-        own.ooo_start != own.ooo_end && own.ooo_end.after(own.contig) && segment.seq == own.ooo_end
+        own.has_hole() && segment.seq == own.ooo_end
     }
 
     #[inline(always)]
