@@ -1,6 +1,6 @@
 //! What can go wrong, as people are told it: what failed, why, and what to do.
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use tcpfsm_common::abi::ABI_VERSION;
 
@@ -126,6 +126,12 @@ pub enum Error {
     /// The daemon ended while it was being listened to.
     #[error("the daemon has ended")]
     HungUp,
+    /// The daemon, or another one in its place, runs, but does not speak to us any more.
+    #[error("the daemon hung up: it was restarted, or we read nothing for {} s", patience.as_secs())]
+    HungUpOn {
+        /// How long the daemon waits.
+        patience: Duration,
+    },
     /// The daemon's answer makes no sense, or is a refusal.
     #[error("the daemon's answer: {0}")]
     Answer(String),
@@ -212,6 +218,7 @@ impl Error {
             }),
             Self::Bpf { .. }
             | Self::HungUp
+            | Self::HungUpOn { .. }
             | Self::InterfacesGone { .. }
             | Self::Answer(_)
             | Self::Usage(_)

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     cmp::Reverse,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,13 +16,14 @@ use tcpfsm_common::{
 use crate::{
     clock::{WallClock, monotonic_ns},
     config::{Config, MapSizes, Vantage},
-    control::{filter::Filter, flows, protocol::Notice, server::Answers, stats::Stats},
+    control::{filter::Filter, flows, office::Answers, protocol::Notice, stats::Stats},
     error::Result,
     explain::{diagnose, story::Story, tell},
     export::{
         http,
         process::ProcessStats,
         prometheus::{self, Scrape},
+        transitions::Unusual,
     },
     kernel::{counters::CounterMap, evictions, interfaces::InterfaceNames, records::FlowMaps},
     owner::{self, WhyUnowned},
@@ -43,6 +44,7 @@ pub struct Insight {
     vantage: Vantage,
     scope: u32,
     started: Instant,
+    unusual: Mutex<Unusual>,
 }
 
 impl Insight {
@@ -55,7 +57,16 @@ impl Insight {
         config: &Config,
     ) -> Self {
         let &Config { vantage, scope, maps: MapSizes { services, .. }, .. } = config;
-        Self { counters, maps, shared, services, vantage, scope, started: Instant::now() }
+        Self {
+            counters,
+            maps,
+            shared,
+            services,
+            vantage,
+            scope,
+            started: Instant::now(),
+            unusual: Mutex::default(),
+        }
     }
 
     /// The kernel's counters now.
@@ -86,8 +97,11 @@ impl Insight {
         let mut counters = self.counters()?;
         // No segment tells of these, and no program in the kernel: they are what is missing.
         counters.closed[CloseReason::Evicted as usize] = evictions::connected(&gauges.evicted);
+        let mut unusual = self.unusual.lock().unwrap_or_else(PoisonError::into_inner);
+        unusual.note(&counters);
         Ok(Scrape {
             counters,
+            unusual: unusual.clone(),
             gauges,
             capacities: self.maps.capacities().map(|(_, capacity)| capacity),
             services: self.services,
@@ -111,7 +125,9 @@ impl Answers for Insight {
     fn flows(&self, filter: &Filter, write: &mut dyn FnMut(&str) -> bool) -> Result<u64> {
         let now = monotonic_ns();
         let mut names = InterfaceNames::default();
-        let mut owners = Owners::once(owner::lookup(self.vantage), LIST_OWNERS);
+        // Who asks for a process's flows wants all of them.
+        let budget = if filter.pid.is_some() { Duration::MAX } else { LIST_OWNERS };
+        let mut owners = Owners::once(owner::lookup(self.vantage), budget);
         let mut count = 0;
         let mut hidden = false;
         let mut listening = true;
@@ -136,10 +152,16 @@ impl Answers for Insight {
                 listening = write(&json);
             }
         })?;
-        if let Some(reason) = owners.degraded().filter(|_| hidden && listening)
-            && let Ok(json) = serde_json::to_string(&Notice::Note(reason))
-        {
-            write(&json);
+        let unasked = match owners.unasked() {
+            0 => None,
+            unasked => {
+                Some(format!("{unasked} flows have no process here: to find it would have taken too long"))
+            }
+        };
+        for note in [owners.degraded().filter(|_| hidden), unasked].into_iter().flatten() {
+            if listening && let Ok(json) = serde_json::to_string(&Notice::Note(note)) {
+                listening = write(&json);
+            }
         }
         Ok(count)
     }

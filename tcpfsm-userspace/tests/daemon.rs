@@ -116,6 +116,61 @@ fn walk(events: &[Value], port: u16) -> Vec<String> {
 }
 
 #[test]
+fn a_full_disk_behind_stdout_is_a_failure() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let run = ["run", "--iface", "lo", "--metrics", "off", "-o", "text", "--socket"];
+        let output = tcpfsm(&run)
+            .arg(directory.path().join("tcpfsm.sock"))
+            .stdout(File::options().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("write to stdout: no space left"), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn what_nohup_ignores_stays_ignored() {
+    needs_kernel!();
+    in_namespace(|| {
+        use rustix::process::Signal;
+        let directory = tempfile::tempdir().unwrap();
+        let mut ordinary = Daemon::start(directory.path(), &[]);
+        ordinary.signal(Signal::HUP);
+        assert_eq!(ordinary.child.wait().unwrap().code(), Some(0));
+
+        let socket = directory.path().join("nohup.sock");
+        let mut child = Command::new("nohup")
+            .args([
+                env!("CARGO_BIN_EXE_tcpfsm"),
+                "run",
+                "--iface",
+                "lo",
+                "--metrics",
+                "off",
+                "-o",
+                "none",
+                "--socket",
+            ])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the socket", || socket.exists());
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, Signal::HUP).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let lives_on = child.try_wait().unwrap().is_none();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(lives_on, "SIGHUP ended it");
+    });
+}
+
+#[test]
 fn a_connection_is_told_from_beginning_to_end() {
     needs_kernel!();
     in_namespace(|| {

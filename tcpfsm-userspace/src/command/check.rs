@@ -35,7 +35,7 @@ pub fn parse_severity(text: &str) -> Result<Severity, String> {
 pub(super) fn check(args: CheckArgs) -> Result<ExitCode> {
     let CheckArgs { kinds, severity, json, nagios, socket } = args;
     let filter = Filter { kinds, ..Filter::default() };
-    let found = match super::anomalies(&socket.socket, filter) {
+    let (found, unknown) = match super::anomalies(&socket.socket, filter) {
         Ok(found) => found,
         Err(error) if nagios => {
             // Whoever reads plugins' output reads their first line of stdout.
@@ -55,7 +55,13 @@ pub(super) fn check(args: CheckArgs) -> Result<ExitCode> {
     } else {
         print(&summary(&found))?;
     }
-    let worst = found.iter().filter_map(anomaly).map(|anomaly| anomaly.severity).max();
+    if unknown > 0 {
+        eprintln!(
+            "tcpfsm: {unknown} more are of kinds that this command does not know: is the daemon newer?"
+        );
+    }
+    let unknown = (unknown > 0).then_some(Severity::Warning);
+    let worst = found.iter().filter_map(anomaly).map(|anomaly| anomaly.severity).chain(unknown).max();
     Ok(match (worst, nagios) {
         (None, _) => ExitCode::SUCCESS,
         (Some(_), false) => ExitCode::from(FOUND),

@@ -43,7 +43,7 @@ pub(super) fn explain(args: ExplainArgs) -> Result<ExitCode> {
         Subject::Everything => everything(),
         Subject::Kind(kind) => {
             // Without a daemon the meaning is the same; only whether it goes on now is not known.
-            let active = super::anomalies(path, kinds(kind));
+            let active = super::anomalies(path, kinds(kind)).map(|(found, _)| found);
             if json {
                 let reports = active.ok().map(|found| found.into_iter().map(|report| report.body).collect());
                 to_json(&About::new(kind, reports))?

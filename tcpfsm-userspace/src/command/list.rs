@@ -46,7 +46,7 @@ pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
             Some(Answer::Notice(Notice::End(_))) => break,
             Some(Answer::Notice(Notice::Note(words))) => eprintln!("tcpfsm: {words}"),
             Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_))) => {}
-            None => return Err(Error::HungUp),
+            None => return Err(conversation.hung_up()),
         }
     }
     flows.sort_by_key(|flow| (flow.orig_state, flow.resp_state, flow.resp, flow.orig));

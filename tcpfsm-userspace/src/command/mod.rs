@@ -48,16 +48,19 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// The anomalies that go on, as the daemon has them.
-fn anomalies(socket: &Path, filter: Filter) -> Result<Vec<Report>> {
+/// The anomalies that go on, as the daemon has them, and how many more there are of kinds that are not known here.
+fn anomalies(socket: &Path, filter: Filter) -> Result<(Vec<Report>, usize)> {
     let mut conversation = Conversation::start(socket, &Request::new(What::Anomalies, filter))?;
-    let mut found = Vec::new();
+    let (mut found, mut unknown) = (Vec::new(), 0);
     loop {
         match conversation.next_answer()? {
-            Some(Answer::Item(line)) => found.push(Answer::parse(line)?),
-            Some(Answer::Notice(Notice::End(_))) => return Ok(found),
+            Some(Answer::Item(line)) => match Answer::parse(line) {
+                Ok(report) => found.push(report),
+                Err(_) => unknown += 1,
+            },
+            Some(Answer::Notice(Notice::End(_))) => return Ok((found, unknown)),
             Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_) | Notice::Note(_))) => {}
-            None => return Err(Error::HungUp),
+            None => return Err(conversation.hung_up()),
         }
     }
 }

@@ -13,17 +13,20 @@ use tcpfsm_common::abi::{ByMapAndState, Health};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, broadcast, oneshot, watch},
+    sync::{broadcast, oneshot, watch},
     time::interval,
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     BPF_OBJECT,
     alive::{Alive, Gap},
     cli::RunArgs,
     config::{Config, Metrics, Output, Vantage},
-    control::server::{ControlSocket, Office, check_free},
+    control::{
+        office::Office,
+        server::{ControlSocket, check_free},
+    },
     error::{Error, Result},
     export::{
         http,
@@ -106,8 +109,8 @@ async fn serve(config: Config) -> Result<ExitCode> {
     shared.update(|gauges| gauges.gap = gap);
     let mut sweeper = Sweeper::take(kernel, counters)?;
     let coverage = Coverage::new(watched(&attachments));
-    let nobody_reads = Arc::new(Notify::new());
-    let printing = stdout::start(config.output, Arc::clone(&shared), Arc::clone(&nobody_reads))?;
+    let (broken, unwritten) = oneshot::channel();
+    let printing = stdout::start(config.output, Arc::clone(&shared), broken)?;
     let (sink, stdout_thread) = match printing {
         Some((sink, thread)) => (Some(Box::new(sink) as Box<dyn Sink>), Some(thread)),
         None => (journal(config.output, &shared)?, None),
@@ -134,33 +137,43 @@ async fn serve(config: Config) -> Result<ExitCode> {
     // Only now: whoever finds the socket may rely on it that packets are seen and existing connections known.
     let socket = ControlSocket::bind(&config.socket)?;
     let alive = Alive::start(&config.socket, gap)?;
-    let office = Office { answers: Arc::clone(&insight) as _, events, shared: Arc::clone(&shared) };
+    let office = Office {
+        answers: Arc::clone(&insight) as _,
+        events: events.downgrade(),
+        shared: Arc::clone(&shared),
+    };
+    let (close, closed) = oneshot::channel::<()>();
+    let serving = tokio::spawn(socket.serve(office, async {
+        let _ = closed.await;
+        events
+    }));
     if let Some(listener) = listener {
         info!("metrics on http://{}/metrics", config.metrics);
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = stopped(stopping.clone());
         tokio::spawn(http::serve(listener, Arc::clone(&insight) as _, ready, stopping));
     }
-    let unread = stop.clone();
-    tokio::spawn(async move {
-        nobody_reads.notified().await;
-        debug!("nobody reads stdout any more");
-        let _ = unread.send(true);
+    let printing = tokio::spawn(async move {
+        let error = unwritten.await.ok()?;
+        let _ = stop.send(true);
+        Some(error)
     });
 
-    let mut ended = start_engine(engine, Background { sweeper, rounds }, stopped(stopping))?;
-    let ended = tokio::select! {
-        ended = &mut ended => ended,
-        () = socket.serve(office) => {
-            let _ = stop.send(true);
-            ended.await
-        }
-    };
+    let ended = start_engine(engine, Background { sweeper, rounds }, stopped(stopping))?.await;
     let ending = ended.map_err(std::io::Error::other).map_err(Error::io("run the engine"))?;
     drop(alive);
-    drop(socket);
     backlog::finish(publish_thread, stdout_thread, &shared);
+    // Nobody tells of anything any more: watchers read to the end.
+    drop(close);
+    let _ = serving.await;
     summarise(&insight, &shared);
+    // One that nobody reads any more, or that was written to the end, is left alone.
+    if printing.is_finished()
+        && let Ok(Some(error)) = printing.await
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        return Err(Error::io("write to stdout")(error));
+    }
     match ending {
         Ending::Requested => Ok(ExitCode::SUCCESS),
         Ending::InterfacesGone(names) => Err(Error::InterfacesGone { names }),
@@ -242,16 +255,31 @@ fn stop_on_signals(stop: watch::Sender<bool>) -> Result<()> {
     let catch = |kind| signal(kind).map_err(Error::io("catch signals"));
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut terminate = catch(SignalKind::terminate())?;
-    let mut hang_up = catch(SignalKind::hangup())?;
+    // `nohup` and the like.
+    let mut hang_up = (!is_ignored(libc::SIGHUP)).then(|| catch(SignalKind::hangup())).transpose()?;
     tokio::spawn(async move {
+        let hung_up = async {
+            match &mut hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
+            _ = hung_up => {}
         }
         let _ = stop.send(true);
     });
     Ok(())
+}
+
+/// Whether whoever started us had a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// What the kernel programs log comes out with our own.

@@ -64,7 +64,11 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
                 let shown = match &lines {
                     Some(lines) => {
                         text.clear();
-                        lines.write(&mut text, &Answer::parse::<Report>(line)?);
+                        match Answer::parse::<Report>(line) {
+                            Ok(report) => lines.write(&mut text, &report),
+                            // A newer daemon may tell of more than we know.
+                            Err(_) => text.push_str(line),
+                        }
                         &text
                     }
                     None => line,
@@ -82,7 +86,7 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
         }
     }
     stdout.flush().map_err(failed())?;
-    Err(Error::HungUp)
+    Err(conversation.hung_up())
 }
 
 #[cfg(test)]

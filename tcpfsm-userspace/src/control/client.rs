@@ -9,7 +9,10 @@ use std::{
 use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 
-use super::protocol::{Notice, Request};
+use super::{
+    office::READING,
+    protocol::{Notice, Request},
+};
 use crate::error::{Error, Result};
 
 /// One request to the daemon and its answer, line by line.
@@ -74,6 +77,15 @@ impl Conversation {
         match Answer::parse(line)? {
             Notice::Error(words) => Err(Error::Answer(words)),
             notice => Ok(Some(Answer::Notice(notice))),
+        }
+    }
+
+    /// Why there is no next line.
+    #[must_use]
+    pub fn hung_up(&self) -> Error {
+        match UnixStream::connect(&self.path) {
+            Ok(_) => Error::HungUpOn { patience: READING },
+            Err(_) => Error::HungUp,
         }
     }
 

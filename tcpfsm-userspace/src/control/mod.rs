@@ -14,6 +14,7 @@
 pub mod client;
 pub mod filter;
 pub mod flows;
+pub mod office;
 pub mod protocol;
 pub mod server;
 pub mod stats;

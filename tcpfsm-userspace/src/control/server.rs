@@ -1,74 +1,26 @@
 //! The daemon's end of the socket.
 
 use std::{
-    fs, io,
-    net::SocketAddr,
+    fs,
+    future::Future,
+    io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::{Semaphore, broadcast, mpsc},
-    time::timeout,
-};
+use tokio::{net::UnixListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::debug;
 
-use super::{
-    client,
-    filter::Filter,
-    protocol::{Notice, Request, What},
-    stats::Stats,
-};
-use crate::{
-    error::{Error, Result},
-    explain::story::Story,
-    export::jsonl,
-    pipeline::{Losses, SharedGauges},
-    report::{Report, SCHEMA_VERSION},
-};
+use super::{client, office::Office};
+use crate::error::{Error, Result};
 
 /// Connections at a time; one more waits.
 const MAX_CLIENTS: usize = 64;
 
-/// The longest request.
-const MAX_REQUEST: u64 = 64 << 10;
-
-/// A client that has asked for nothing, or read nothing, for so long is hung up on.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Lines gathered before they are written.
-const CHUNK: usize = 32 << 10;
-
-/// What the daemon knows that clients may ask for. Calls may take long: they are made on threads that may wait.
-pub trait Answers: Send + Sync + 'static {
-    /// Writes the flows that match, line by line; stops when `write` says so. Gives how many matched.
-    ///
-    /// # Errors
-    /// The kernel's maps cannot be read.
-    fn flows(&self, filter: &Filter, write: &mut dyn FnMut(&str) -> bool) -> Result<u64>;
-
-    /// Counts and losses.
-    ///
-    /// # Errors
-    /// The kernel's counters cannot be read.
-    fn stats(&self) -> Result<Stats>;
-
-    /// The anomalies that go on and match.
-    fn anomalies(&self, filter: &Filter) -> Vec<Report>;
-
-    /// Everything known of the flow between these two ends; `None` where there is none.
-    ///
-    /// # Errors
-    /// The kernel's maps cannot be read.
-    fn story(&self, ends: [SocketAddr; 2]) -> Result<Option<Story>>;
-}
+/// At the daemon's end clients have so long to read what is there for them.
+const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// The socket; its file goes away with it.
 #[derive(Debug)]
@@ -118,207 +70,74 @@ impl ControlSocket {
         Ok(socket)
     }
 
-    /// Serves clients for ever.
-    pub async fn serve(&self, office: Office) {
+    /// Serves clients until `over` is ready. Then nobody is let in any more, what it gives is dropped, and who is in has
+    /// [`GOOD_BYE`] to read on.
+    pub async fn serve<T>(self, office: Office, over: impl Future<Output = T>) {
         let seats = Arc::new(Semaphore::new(MAX_CLIENTS));
-        loop {
-            let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let office = office.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = office.serve(stream).await {
-                            debug!("a client of the control socket: {error}");
-                        }
-                        drop(seat);
-                    });
-                }
-                Err(error) => {
-                    debug!("control socket: {error}");
-                    // Out of descriptors, mostly: give others time to return some.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-}
-
-/// Answers requests.
-#[derive(Clone)]
-pub struct Office {
-    /// Who knows the answers.
-    pub answers: Arc<dyn Answers>,
-    /// Where live events come from.
-    pub events: broadcast::Sender<Arc<Report>>,
-    /// Where losses are counted.
-    pub shared: SharedGauges,
-}
-
-impl Office {
-    async fn serve(&self, stream: UnixStream) -> io::Result<()> {
-        let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::new(reader).take(MAX_REQUEST);
-        let mut line = String::new();
-        timeout(PATIENCE, reader.read_line(&mut line)).await??;
-        if line.is_empty() {
-            // Somebody looked whether anybody is there.
-            return Ok(());
-        }
-        let request: Request = match serde_json::from_str(&line) {
-            Ok(request) => request,
-            Err(error) => {
-                return refuse(&mut writer, &format!("a request that makes no sense: {error}")).await;
+        let mut clients = JoinSet::new();
+        tokio::pin!(over);
+        let last = loop {
+            tokio::select! {
+                last = &mut over => break last,
+                Some(_) = clients.join_next() => {}
+                client = self.admit(&seats, &office) => match client {
+                    Ok(client) => drop(clients.spawn(client)),
+                    Err(error) => {
+                        debug!("control socket: {error}");
+                        // Out of descriptors, mostly: give others time to return some.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
             }
         };
-        if request.v != SCHEMA_VERSION {
-            let words = format!("this daemon speaks schema {SCHEMA_VERSION}, not {}", request.v);
-            return refuse(&mut writer, &words).await;
-        }
-        match request.request {
-            What::Watch => self.watch(&request.filter, reader.into_inner().into_inner(), writer).await,
-            What::List => self.list(request.filter, &mut writer).await,
-            What::Stats => self.stats(&mut writer).await,
-            What::Anomalies => self.anomalies(request.filter, &mut writer).await,
-            What::Explain => match request.flow {
-                Some(ends) => self.explain(ends, &mut writer).await,
-                None => refuse(&mut writer, "explain needs a flow").await,
-            },
+        drop(self);
+        drop(last);
+        let leave = async { while clients.join_next().await.is_some() {} };
+        if timeout(GOOD_BYE, leave).await.is_err() {
+            clients.shutdown().await;
         }
     }
 
-    async fn watch(
+    /// Waits for a seat, and for a client to take it.
+    async fn admit(
         &self,
-        filter: &Filter,
-        mut reader: OwnedReadHalf,
-        mut writer: OwnedWriteHalf,
-    ) -> io::Result<()> {
-        let mut events = self.events.subscribe();
-        let mut chunk = String::new();
-        let mut hung_up = [0; 1];
-        loop {
-            let event = tokio::select! {
-                event = events.recv() => event,
-                // Whatever a watcher says after its request, it is a good-bye.
-                _ = reader.read(&mut hung_up) => return Ok(()),
-            };
-            self.append(&mut chunk, filter, event)?;
-            // What has come meanwhile goes out with it.
-            while chunk.len() < CHUNK {
-                match events.try_recv() {
-                    Ok(event) => self.append(&mut chunk, filter, Ok(event))?,
-                    Err(broadcast::error::TryRecvError::Lagged(lost)) => {
-                        self.append(&mut chunk, filter, Err(broadcast::error::RecvError::Lagged(lost)))?;
-                    }
-                    Err(_) => break,
-                }
+        seats: &Arc<Semaphore>,
+        office: &Office,
+    ) -> io::Result<impl Future<Output = ()> + use<>> {
+        let seat = Arc::clone(seats).acquire_owned().await.map_err(io::Error::other)?;
+        let (stream, _) = self.listener.accept().await?;
+        let office = office.clone();
+        Ok(async move {
+            if let Err(error) = office.serve(stream).await {
+                debug!("a client of the control socket: {error}");
             }
-            if !chunk.is_empty() {
-                write(&mut writer, &chunk).await?;
-                chunk.clear();
-            }
-        }
+            drop(seat);
+        })
     }
-
-    fn append(
-        &self,
-        chunk: &mut String,
-        filter: &Filter,
-        event: Result<Arc<Report>, broadcast::error::RecvError>,
-    ) -> io::Result<()> {
-        match event {
-            Ok(report) => {
-                if filter.wants_event(&report.body) {
-                    jsonl::write(chunk, &report);
-                }
-                Ok(())
-            }
-            Err(broadcast::error::RecvError::Lagged(lost)) => {
-                Losses::add(&self.shared.losses.watchers, lost);
-                chunk.push_str(&notice(&Notice::Lost(lost)));
-                Ok(())
-            }
-            Err(broadcast::error::RecvError::Closed) => Err(io::ErrorKind::ConnectionAborted.into()),
-        }
-    }
-
-    async fn list(&self, filter: Filter, writer: &mut OwnedWriteHalf) -> io::Result<()> {
-        let (chunks, mut received) = mpsc::channel::<String>(4);
-        let answers = Arc::clone(&self.answers);
-        let walk = tokio::task::spawn_blocking(move || {
-            let mut chunk = String::new();
-            let mut write = |line: &str| {
-                chunk.push_str(line);
-                chunk.push('\n');
-                chunk.len() < CHUNK || chunks.blocking_send(std::mem::take(&mut chunk)).is_ok()
-            };
-            let found = answers.flows(&filter, &mut write);
-            chunk.push_str(&notice(&match found {
-                Ok(count) => Notice::End(count),
-                Err(error) => Notice::Error(error.to_string()),
-            }));
-            let _ = chunks.blocking_send(chunk);
-        });
-        while let Some(chunk) = received.recv().await {
-            write(writer, &chunk).await?;
-        }
-        walk.await.map_err(io::Error::other)
-    }
-
-    async fn anomalies(&self, filter: Filter, writer: &mut OwnedWriteHalf) -> io::Result<()> {
-        let answers = Arc::clone(&self.answers);
-        let found = tokio::task::spawn_blocking(move || answers.anomalies(&filter)).await;
-        let found = found.map_err(io::Error::other)?;
-        let mut text = String::new();
-        found.iter().for_each(|report| jsonl::write(&mut text, report));
-        text.push_str(&notice(&Notice::End(found.len() as u64)));
-        write(writer, &text).await
-    }
-
-    async fn explain(&self, ends: [SocketAddr; 2], writer: &mut OwnedWriteHalf) -> io::Result<()> {
-        let answers = Arc::clone(&self.answers);
-        let story = tokio::task::spawn_blocking(move || answers.story(ends)).await;
-        match story.map_err(io::Error::other)? {
-            Ok(Some(story)) => write(writer, &(serde_json::to_string(&story)? + "\n")).await,
-            Ok(None) => {
-                let [one, other] = ends;
-                refuse(writer, &format!("nothing is known of a connection between {one} and {other}")).await
-            }
-            Err(error) => refuse(writer, &error.to_string()).await,
-        }
-    }
-
-    async fn stats(&self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
-        let answers = Arc::clone(&self.answers);
-        let stats = tokio::task::spawn_blocking(move || answers.stats()).await.map_err(io::Error::other)?;
-        match stats {
-            Ok(stats) => write(writer, &(serde_json::to_string(&stats)? + "\n")).await,
-            Err(error) => refuse(writer, &error.to_string()).await,
-        }
-    }
-}
-
-async fn refuse(writer: &mut OwnedWriteHalf, words: &str) -> io::Result<()> {
-    write(writer, &notice(&Notice::Error(words.to_owned()))).await
-}
-
-fn notice(notice: &Notice) -> String {
-    serde_json::to_string(notice).unwrap_or_default() + "\n"
-}
-
-async fn write(writer: &mut OwnedWriteHalf, text: &str) -> io::Result<()> {
-    timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
 
-    use super::*;
+    use tokio::sync::broadcast;
+
+    use super::{
+        super::{
+            filter::Filter,
+            office::{Answers, CHUNK},
+            protocol::Notice,
+            stats::Stats,
+        },
+        *,
+    };
     use crate::{
         clock::Wall,
-        pipeline::synthetic::Conversation,
-        report::{Body, ConnClosed},
+        explain::story::Story,
+        pipeline::{Losses, SharedGauges, synthetic::Conversation},
+        report::{Body, ConnClosed, Report},
     };
+    use std::net::SocketAddr;
 
     struct Fixed;
 
@@ -362,29 +181,49 @@ mod tests {
         Arc::new(Report { v: 1, seq, ts: Wall(0), host: "h".into(), body })
     }
 
-    /// Runs a server; `client` asks on a thread of its own.
-    fn with_server(capacity: usize, client: impl FnOnce(&Path, &Office) + Send + 'static) {
+    /// What tells of events, until it goes away.
+    struct Events {
+        sender: broadcast::Sender<Arc<Report>>,
+        shared: SharedGauges,
+    }
+
+    impl Events {
+        /// Tells of so many, once somebody watches.
+        fn tell(&self, count: u64) {
+            while self.sender.receiver_count() == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            for seq in 0..count {
+                self.sender.send(report(seq)).unwrap();
+            }
+        }
+
+        fn lost(&self) -> u64 {
+            Losses::get(&self.shared.losses.watchers)
+        }
+    }
+
+    /// Runs a server; `client` asks on a thread of its own. Ends with it.
+    fn with_server(capacity: usize, client: impl FnOnce(&Path, &Events) + Send + 'static) -> SharedGauges {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/tcpfsm.sock");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        let shared = runtime.block_on(async {
             let socket = ControlSocket::bind(&path).unwrap();
+            let shared = SharedGauges::default();
+            let events = Events { sender: broadcast::channel(capacity).0, shared: Arc::clone(&shared) };
             let office = Office {
                 answers: Arc::new(Fixed),
-                events: broadcast::channel(capacity).0,
-                shared: SharedGauges::default(),
+                events: events.sender.downgrade(),
+                shared: Arc::clone(&shared),
             };
-            let asked = {
-                let (path, office) = (path.clone(), office.clone());
-                tokio::task::spawn_blocking(move || client(&path, &office))
-            };
-            tokio::select! {
-                () = socket.serve(office) => {}
-                result = asked => result.unwrap(),
-            }
+            let path = path.clone();
+            let asked = tokio::task::spawn_blocking(move || client(&path, &events));
+            socket.serve(office, async { asked.await.unwrap() }).await;
+            shared
         });
-        runtime.shutdown_timeout(Duration::from_secs(1));
         assert!(!path.exists(), "the socket's file goes away with it");
+        shared
     }
 
     fn ask(path: &Path, line: &str) -> BufReader<std::os::unix::net::UnixStream> {
@@ -430,18 +269,13 @@ mod tests {
 
     #[test]
     fn a_slow_watcher_loses_events_and_is_told_how_many() {
-        with_server(4, |path, office| {
+        with_server(4, |path, events| {
             let mut watcher = ask(path, r#"{"v":1,"request":"watch"}"#);
-            while office.events.receiver_count() == 0 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            // Sent at once, more than the channel holds: the watcher's task cannot have taken them all.
+            // Told at once, more than the channel holds: the watcher's task cannot have taken them all.
             let mut sent = 0;
-            while Losses::get(&office.shared.losses.watchers) == 0 {
-                for _ in 0..10_000 {
-                    sent += 1;
-                    office.events.send(report(sent)).unwrap();
-                }
+            while events.lost() == 0 {
+                events.tell(10_000);
+                sent += 10_000;
                 std::thread::sleep(Duration::from_millis(10));
             }
             let mut lost = 0;
@@ -456,8 +290,35 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(Losses::get(&office.shared.losses.watchers), lost);
+            assert_eq!(events.lost(), lost);
         });
+    }
+
+    #[test]
+    fn at_the_end_a_watcher_reads_what_was_told() {
+        let (seen, told) = std::sync::mpsc::channel();
+        let shared = with_server(20_000, move |path, events| {
+            let watcher = ask(path, r#"{"v":1,"request":"watch"}"#);
+            events.tell(10_000);
+            std::thread::spawn(move || seen.send(watcher.lines().map(Result::unwrap).count()));
+        });
+        assert_eq!(told.recv(), Ok(10_000), "and then the end of the file");
+        assert_eq!(Losses::get(&shared.losses.watchers), 0);
+    }
+
+    #[test]
+    fn what_a_watcher_does_not_read_at_the_end_is_counted() {
+        let (kept, keeper) = std::sync::mpsc::channel();
+        let shared = with_server(20_000, move |path, events| {
+            kept.send(ask(path, r#"{"v":1,"request":"watch"}"#)).unwrap();
+            events.tell(10_000);
+        });
+        // Whole lines in what was written, and those that were not.
+        let seen =
+            keeper.recv().unwrap().lines().map_while(Result::ok).filter(|line| line.ends_with('}')).count();
+        let lost = Losses::get(&shared.losses.watchers);
+        assert!(seen > 0 && lost > 0, "{seen} and {lost}");
+        assert!((10_000..10_000 + CHUNK as u64 / 100).contains(&(seen as u64 + lost)), "{seen} and {lost}");
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Stats {
     /// From what a scrape of the metrics shows.
     #[must_use]
     pub fn from_scrape(scrape: &Scrape, pid: u32, uptime_seconds: f64) -> Self {
-        let Scrape { counters, gauges, capacities, services, lost, process: _ } = scrape;
+        let Scrape { counters, gauges, capacities, services, lost, process: _, unusual: _ } = scrape;
         let total = gauges.total();
         let [orig, resp] = total.states;
         let health = |health: Health| counters.health[health as usize];

@@ -48,16 +48,6 @@ use crate::config::Config;
 /// a tenth of the engine's time.
 type QuickMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
-impl Finding {
-    /// Whether both are of one anomaly, at different times.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        let of =
-            |finding: &Self| (finding.kind, finding.first_seen, finding.oldest.service, finding.oldest.side);
-        of(self) == of(other)
-    }
-}
-
 /// A detector of one kind of anomaly, or of several that come from the same evidence.
 pub trait Detector: Send {
     /// What it detects.

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     hash::Hash,
     net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use super::{AnomalyKind, Dwelling, Finding};
@@ -44,6 +45,7 @@ pub(super) struct Ongoing<G> {
 
 #[derive(Debug)]
 struct Life {
+    id: u64,
     first_seen: u64,
     peak: u64,
     reported_count: u64,
@@ -104,6 +106,7 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
                 }
                 Entry::Vacant(new) if room => {
                     let life = new.insert(Life {
+                        id: new_id(),
                         first_seen: now,
                         peak: present.count,
                         reported_count: present.count,
@@ -130,10 +133,11 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
 
 impl Life {
     fn finding(&self, kind: AnomalyKind, phase: Phase, time: u64) -> Finding {
-        let &Self { first_seen, peak, last, .. } = self;
+        let &Self { id, first_seen, peak, last, .. } = self;
         let Present { count, oldest, source, technique, permille } = last;
         let over = phase == Phase::End;
         Finding {
+            id,
             kind,
             phase,
             severity: severity(kind, if over { peak } else { count }),
@@ -147,6 +151,12 @@ impl Life {
             permille,
         }
     }
+}
+
+/// A number that no anomaly of any kind had before.
+fn new_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// How much so many of a kind matter.
@@ -243,6 +253,20 @@ mod tests {
         let [end] = ongoing.update(3 * SECOND, there(0))[..] else { panic!("one end") };
         assert_eq!((end.phase, end.count, end.peak, end.first_seen), (Phase::End, 0, 1_000, 0));
         assert_eq!((ongoing.active(), ongoing.update(4 * SECOND, there(0)).len()), (0, 0));
+    }
+
+    #[test]
+    fn one_is_known_by_its_number_whatever_its_example() {
+        let mut ongoing = Ongoing::new(AnomalyKind::RetransmissionStorm);
+        let of = |group, port| (group, Present::new(500, dwelling(port)));
+        let [one, other] = ongoing.update(0, [of(1, 1), of(2, 1)])[..] else { panic!("two starts") };
+        assert_ne!(one.id, other.id, "of one time and one example");
+        let ends: Vec<u64> = {
+            ongoing.update(SECOND, [of(1, 7), of(2, 8)]);
+            ongoing.update(2 * SECOND, []).iter().map(|end| end.id).collect()
+        };
+        assert!(ends.len() == 2 && ends.contains(&one.id) && ends.contains(&other.id), "{ends:?}");
+        assert!(!ends.contains(&ongoing.update(3 * SECOND, [of(1, 1)])[0].id), "another time is another one");
     }
 
     #[test]

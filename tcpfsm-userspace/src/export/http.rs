@@ -1,12 +1,16 @@
 //! The metrics address: `/metrics`, `/-/healthy`, `/-/ready`, and `/` to find them.
 
 use std::{
-    future::Future,
+    future::{Future, pending},
+    io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -15,11 +19,23 @@ use axum::{
     http::{StatusCode, header},
     response::{Html, IntoResponse as _, Response},
     routing::get,
+    serve::Listener,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_io_timeout::TimeoutStream;
 use tracing::warn;
 
 use crate::error::{Error, Result};
+
+/// Connections at a time; one more waits.
+const MAX_CLIENTS: usize = 32;
+
+/// A client that sends nothing, or reads nothing, for so long is hung up on: longer than between two scrapes.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the server serves.
 pub trait Metrics: Send + Sync + 'static {
@@ -51,8 +67,64 @@ pub async fn serve(
         .route("/-/healthy", get(|| async { "healthy\n" }))
         .route("/-/ready", get(show_ready))
         .with_state(Served { metrics, ready });
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+    let clients = Clients { listener, seats: Arc::new(Semaphore::new(MAX_CLIENTS)), patience: PATIENCE };
+    if let Err(error) = axum::serve(clients, router).with_graceful_shutdown(stop).await {
         warn!("metrics are served no more: {error}");
+    }
+}
+
+/// Lets clients in, so many at a time.
+struct Clients {
+    listener: TcpListener,
+    seats: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Listener for Clients {
+    type Io = Client;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Client, SocketAddr) {
+        let Ok(seat) = Arc::clone(&self.seats).acquire_owned().await else { return pending().await };
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_read_timeout(Some(self.patience));
+        stream.set_write_timeout(Some(self.patience));
+        (Client { stream: Box::pin(stream), _seat: seat }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A client, and its seat for as long as it stays.
+struct Client {
+    stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write(cx, from)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(cx)
     }
 }
 
@@ -88,5 +160,39 @@ async fn show_ready(State(served): State<Served>) -> (StatusCode, &'static str) 
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_says_nothing_is_hung_up_on_and_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let patience = Duration::from_millis(300);
+        let clients = Clients { listener, seats: Arc::new(Semaphore::new(2)), patience };
+        let router = Router::new().route("/", get(index));
+        tokio::spawn(async move { axum::serve(clients, router).await });
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut waits = TcpStream::connect(address).await.unwrap();
+        waits.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut page = String::new();
+        let answered = timeout(patience / 3, waits.read_to_string(&mut page)).await;
+        assert!(answered.is_err(), "both seats are taken: {page}");
+        waits.read_to_string(&mut page).await.unwrap();
+        assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
+        for mut client in silent {
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "hung up on");
+        }
     }
 }

@@ -10,3 +10,4 @@ pub mod prometheus;
 mod sentence;
 pub mod stdout;
 pub mod text;
+pub mod transitions;

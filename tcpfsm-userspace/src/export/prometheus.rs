@@ -6,10 +6,14 @@
 use tcpfsm_common::{
     abi::{CloseReason, Counters, Health, Hook, Outcome},
     fact::Fact,
-    fsm::{self, State},
+    fsm::State,
 };
 
-use super::{exposition::Page, process::ProcessStats};
+use super::{
+    exposition::Page,
+    process::ProcessStats,
+    transitions::{self, Unusual},
+};
 use crate::{
     detect::AnomalyKind,
     kernel::names::FLOW_MAPS,
@@ -17,9 +21,6 @@ use crate::{
     report::Side,
     views::ViewCounts,
 };
-
-/// Transitions outside the diagram (roll-backs) that get a series of their own; the rest share one.
-const MAX_UNUSUAL: usize = 6;
 
 /// Buckets of the dwell times that get no series of their own (4 ms, 64 ms, 1 s, 262 s): below a few seconds the order
 /// of magnitude is enough, and nine states share the 400 series with the kinds of anomaly.
@@ -47,6 +48,8 @@ const EVICTED_EMBRYOS: &[State] = &[State::Closed, State::SynSent, State::SynRec
 pub struct Scrape {
     /// The kernel's counters.
     pub counters: Counters,
+    /// Which of their unusual transitions have a series.
+    pub unusual: Unusual,
     /// The last sweep's findings and the detectors' state.
     pub gauges: Gauges,
     /// Capacity of each flow map.
@@ -64,7 +67,7 @@ pub struct Scrape {
 pub fn render(scrape: &Scrape) -> String {
     let mut page = Page::default();
     connections(&mut page, scrape);
-    transitions(&mut page, &scrape.counters);
+    transitions::render(&mut page, &scrape.counters, &scrape.unusual);
     durations(&mut page, &scrape.counters);
     ends(&mut page, &scrape.counters);
     anomalies(&mut page, &scrape.gauges);
@@ -114,41 +117,6 @@ fn connections(page: &mut Page, scrape: &Scrape) {
             page.sample("tcpfsm_assumed_states", &[("state", state.name())], count);
         }
     }
-}
-
-fn transitions(page: &mut Page, counters: &Counters) {
-    page.family("tcpfsm_transitions_total", "counter", "Transitions of connection ends.");
-    let mut unusual = 0;
-    let mut others = [0; 2];
-    for ((side, by_state), other) in Side::ALL.into_iter().zip(&counters.transitions).zip(&mut others) {
-        for (from, by_next) in State::ALL.into_iter().zip(by_state) {
-            for (to, &count) in State::ALL.into_iter().zip(by_next) {
-                if !is_usual(from, to) {
-                    if count == 0 {
-                        continue;
-                    }
-                    if unusual == MAX_UNUSUAL {
-                        *other += count;
-                        continue;
-                    }
-                    unusual += 1;
-                }
-                let labels = [("from", from.name()), ("to", to.name()), ("side", side.name())];
-                page.sample("tcpfsm_transitions_total", &labels, count);
-            }
-        }
-    }
-    for (side, count) in Side::ALL.into_iter().zip(others) {
-        if count > 0 {
-            let labels = [("from", "other"), ("to", "other"), ("side", side.name())];
-            page.sample("tcpfsm_transitions_total", &labels, count);
-        }
-    }
-}
-
-/// Whether the diagram has this transition. Closing from anywhere by reset or timeout is in it.
-fn is_usual(from: State, to: State) -> bool {
-    fsm::Event::ALL.into_iter().any(|event| fsm::next(from, event) == Some(to))
 }
 
 fn durations(page: &mut Page, counters: &Counters) {
@@ -359,6 +327,7 @@ mod tests {
                     .collect(),
                 ..Gauges::default()
             },
+            unusual: Unusual::default(),
             capacities: [262_144, 131_072, 65_536, 32_768],
             services: 8_192,
             lost: [
@@ -385,6 +354,7 @@ mod tests {
         dwell.as_flattened_mut().fill(3);
         handshake.fill(3);
         scrape.gauges.evicted.as_flattened_mut().fill(3);
+        scrape.unusual.note(&scrape.counters);
         scrape
     }
 

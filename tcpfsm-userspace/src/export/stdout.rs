@@ -1,7 +1,8 @@
 //! Reports to stdout, through a thread that may block where the pipeline must not.
 
 use std::{
-    io::{self, ErrorKind, Write as _},
+    io,
+    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::Ordering,
@@ -10,7 +11,11 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::sync::Notify;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
@@ -54,14 +59,14 @@ enum Format {
     Jsonl,
 }
 
-/// Starts the writing thread. `closed` is notified when nobody reads any more. `None`: nothing is to be written.
+/// Starts the writing thread. `broken` is told why it cannot write any more. `None`: nothing is to be written.
 ///
 /// # Errors
 /// The system gives no thread.
 pub fn start(
     output: Output,
     shared: SharedGauges,
-    closed: Arc<Notify>,
+    broken: oneshot::Sender<io::Error>,
 ) -> Result<Option<(StdoutSink, JoinHandle<()>)>> {
     let (format, header) = match output {
         Output::None | Output::Journal | Output::JournalAll => return Ok(None),
@@ -78,7 +83,11 @@ pub fn start(
         .name("stdout".into())
         .spawn({
             let shared = Arc::clone(&shared);
-            move || write_all(&chunks, &shared.backlog, &closed)
+            move || {
+                if let Err(error) = write_all(&chunks, &shared.backlog, rustix::stdio::stdout()) {
+                    let _ = broken.send(error);
+                }
+            }
         })
         .map_err(Error::io("start the stdout thread"))?;
     let mut sink = StdoutSink { format, chunk: header, lines: 0, queue, shared, behind: false };
@@ -86,26 +95,32 @@ pub fn start(
     Ok(Some((sink, thread)))
 }
 
-fn write_all(chunks: &Receiver<Chunk>, backlog: &Backlog, closed: &Notify) {
-    let mut stdout = std::io::stdout().lock();
-    // In pieces: whoever waits for the end sees that it gets on.
-    let mut write = |piece: &[u8]| {
-        stdout.write_all(piece).and_then(|()| stdout.flush())?;
-        backlog.bytes.fetch_sub(piece.len(), Ordering::Relaxed);
-        Ok(())
-    };
+fn write_all(chunks: &Receiver<Chunk>, backlog: &Backlog, to: BorrowedFd<'_>) -> io::Result<()> {
     while let Ok(Chunk { text, lines }) = chunks.recv() {
-        let written: io::Result<()> = text.as_bytes().chunks(PIECE).try_for_each(&mut write);
-        if let Err(error) = written {
-            // A reader that has had enough is no failure; the daemon has nobody to report to, and ends.
-            if error.kind() != ErrorKind::BrokenPipe {
-                warn!("cannot write to stdout: {error}");
-            }
-            closed.notify_one();
-            return;
+        // In pieces: whoever waits for the end sees that it gets on.
+        for piece in text.as_bytes().chunks(PIECE) {
+            write(to, piece)?;
+            backlog.bytes.fetch_sub(piece.len(), Ordering::Relaxed);
         }
         backlog.lines.fetch_sub(lines, Ordering::Relaxed);
     }
+    Ok(())
+}
+
+/// Writes all of it, also where whoever started us left a pipe that does not wait for its reader.
+fn write(to: BorrowedFd<'_>, mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        match rustix::io::write(to, text) {
+            Ok(written) => text = text.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => match poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 impl Sink for StdoutSink {
@@ -144,6 +159,26 @@ impl Sink for StdoutSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_that_does_not_wait_is_waited_for() {
+        use std::{io::Read as _, os::fd::AsFd as _};
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let text = "0123456789".repeat(100_000);
+        let read = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let mut all = String::new();
+            reader.read_to_string(&mut all).map(|_| all)
+        });
+        write(writer.as_fd(), text.as_bytes()).unwrap();
+        drop(writer);
+        assert!(read.join().unwrap().unwrap() == text);
+
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(write(writer.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
 
     #[test]
     fn what_finds_no_room_is_counted() {

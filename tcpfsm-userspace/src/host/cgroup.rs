@@ -2,6 +2,8 @@
 //!
 //! No container runtime and no API server is asked: every runtime writes its ids into the path.
 
+use super::process::printable;
+
 /// What a cgroup path says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
@@ -34,9 +36,9 @@ impl Placement {
                 placement.pod = Some(pod);
             }
             if let Some(container) = container(component) {
-                placement.container = Some(container.to_owned());
+                placement.container = Some(printable(container.as_bytes()));
             } else if component.ends_with(".service") || component.ends_with(".scope") {
-                placement.unit = Some(component.to_owned());
+                placement.unit = Some(printable(component.as_bytes()));
             }
         }
         placement

@@ -86,8 +86,8 @@ fn read(pid: u32, file: &str, limit: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A process names itself as it likes: control characters must not reach a terminal or a log.
-fn printable(bytes: &[u8]) -> String {
+/// A process names itself as it likes, and whoever may make cgroups names them so: control characters must not reach a terminal or a log.
+pub(super) fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

@@ -59,10 +59,11 @@ impl Interface {
         Ok(Self { name: name.to_owned(), index, kind, up: flags & libc::IFF_UP != 0 })
     }
 
-    /// Whether it is still there: the same index under the same name.
+    /// Whether it is still there, under whatever name. Where that cannot be found out, it is.
     #[must_use]
     pub fn exists(&self) -> bool {
-        name_of(self.index).is_some()
+        let is_gone = |error: io::Error| matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO));
+        !name_of(self.index).is_err_and(is_gone)
     }
 }
 
@@ -85,8 +86,8 @@ fn index_of(name: &str) -> Option<u32> {
     netdevice::name_to_index(query_socket().ok()?, name).ok()
 }
 
-fn name_of(index: u32) -> Option<String> {
-    netdevice::index_to_name(query_socket().ok()?, index).ok()
+fn name_of(index: u32) -> io::Result<String> {
+    Ok(netdevice::index_to_name(query_socket()?, index)?)
 }
 
 /// How long a name is remembered: interfaces get renamed.
@@ -103,8 +104,8 @@ impl InterfaceNames {
     /// The name of an interface; its number where it has none any more.
     pub fn name(&mut self, index: u32) -> Arc<str> {
         let name = self.names.entry(index).or_insert_with(|| match name_of(index) {
-            Some(name) => name.into(),
-            None => format!("if{index}").into(),
+            Ok(name) => name.into(),
+            Err(_) => format!("if{index}").into(),
         });
         Arc::clone(name)
     }

@@ -20,6 +20,7 @@ pub(crate) fn anomaly(
     clock: WallClock,
 ) -> Anomaly {
     let &Finding {
+        id: _,
         kind,
         phase,
         severity,

@@ -295,7 +295,7 @@ impl Engine {
                 gauges.anomalies_total[finding.kind as usize] += 1;
             }
             for finding in &findings {
-                gauges.active.retain(|known| !known.is_same(finding));
+                gauges.active.retain(|known| known.id != finding.id);
                 if finding.phase != Phase::End {
                     gauges.active.push(*finding);
                 }

@@ -26,6 +26,8 @@ pub struct Owners {
     often: Budget,
     /// For what is rare: a storm of transitions must not keep an anomaly from being asked about.
     seldom: Budget,
+    /// How many owners were not asked for since too much was spent.
+    unasked: u64,
 }
 
 /// How much may be spent on asking.
@@ -65,7 +67,13 @@ impl Owners {
 
     fn with(host: Box<dyn OwnerLookup>, budget: Duration, window: Option<Instant>) -> Self {
         let [often, seldom] = [budget; 2].map(|share| Budget::new(share, window));
-        Self { host, known: HashMap::new(), often, seldom }
+        Self { host, known: HashMap::new(), often, seldom, unasked: 0 }
+    }
+
+    /// How many owners were not asked for since too much was spent.
+    #[must_use]
+    pub const fn unasked(&self) -> u64 {
+        self.unasked
     }
 
     /// Whether an address is this host's.
@@ -94,6 +102,7 @@ impl Owners {
             return Ownership::nobody(WhyUnowned::TimeWait);
         }
         if !self.often.is_left() {
+            self.unasked += 1;
             return Ownership::default();
         }
         let asked = Instant::now();

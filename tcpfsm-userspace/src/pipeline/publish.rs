@@ -186,6 +186,10 @@ impl Press {
         }
         let flow =
             Flow { orig, resp, iface: self.iface(event.ifindex), local: self.owners.local(orig, resp) };
+        if event.opens() {
+            // Addresses and ports of an earlier connection, which may have been another program's.
+            self.owners.forget(&flow);
+        }
         let ts = self.clock.at(event.time);
         let states = orientation(after).map(|end| after.state(end));
         for step in steps {
