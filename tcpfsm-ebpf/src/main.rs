@@ -8,8 +8,10 @@
 //! machine.rs     the machine on one segment, and the books          (unsafe)
 //! work.rs        the desk on which that is done
 //! flow_table.rs  the flow maps: find, insert, promote             (unsafe)
+//! early.rs       handshakes straight into the flow map
 //! filter.rs      which flows cannot be in an embryonic map             (unsafe)
-//! emit.rs        events into the ring buffer
+//! emit.rs        events into the lanes, and else the ring            (unsafe)
+//! lane.rs        a packet's event into its CPU's lane             (unsafe)
 //! stats.rs       per-CPU counters
 //! services.rs    handshakes counted per service                     (unsafe)
 //! strays.rs      segments of no connection, told in part

@@ -1,4 +1,4 @@
-//! The tcpfsm daemon and command line, as a library that tests and fuzzers use too.
+//! The tcpfsm daemon and command line, as a library that tests use too.
 //!
 //! ```text
 //! command/   one subcommand of `tcpfsm` per file        cli.rs, config/, error.rs serve them

@@ -4,6 +4,7 @@
 //! - [`build`], [`run`], [`test`], [`lint`], [`tidy`]: one subcommand each
 //! - [`bench`]: what the tracker costs, and `verifier-stats`
 //! - [`captures`]: the score of `tcpfsm replay` on public captures
+//! - [`conformance`]: the score of the machine on traces of real TCP stacks
 //! - [`truth`]: the tracker against the sockets of real traffic
 //! - [`docs`]: the parts of the documentation that are drawn from the code
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer

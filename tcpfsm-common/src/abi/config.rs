@@ -11,7 +11,7 @@ pub struct KernelConfig {
     /// [`Self::RFC1337`] and the other bits.
     pub flags: u32,
     /// Events of what moves no connection told one by one in a slot of 2³⁰ ns, handshakes that complete not counted; beyond
-    /// these a part is told. 0: all are told.
+    /// these a part is told. 0: all are told. Strays do not count towards it: their quota is fixed.
     pub event_quota: u32,
     /// How many CPUs have a lane for their events: those below this number. The others' go into the ring.
     pub lanes: u32,

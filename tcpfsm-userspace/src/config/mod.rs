@@ -80,7 +80,7 @@ pub enum XdpMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
-    /// A line per transition, for people.
+    /// A line per event, for people.
     #[default]
     Text,
     /// A JSON object per line, schema version 1.

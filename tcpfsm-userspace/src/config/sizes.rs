@@ -26,8 +26,9 @@ pub struct MapSizes {
 }
 
 impl MapSizes {
-    /// About a half percent of the memory: as many IPv4 flows as fit into 1/256 of it, half as many IPv6
-    /// flows, a quarter of each for handshakes. A machine with 16 GiB tracks 262,144 IPv4 flows.
+    /// About a half percent of the memory: as many IPv4 flows as fit into 1/256 of it, rounded down to a power of
+    /// two, half as many IPv6 flows, a quarter of each for handshakes. From 16 GiB of `MemTotal` on, 262,144 IPv4 and
+    /// 131,072 IPv6 flows are tracked; a machine with 16 GiB built in reports a little less, and tracks half as many.
     #[must_use]
     pub fn for_this_machine() -> Self {
         let info = rustix::system::sysinfo();

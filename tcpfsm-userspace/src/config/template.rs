@@ -54,6 +54,7 @@ pickup = {pickup}
 # Under a flood events are a sample. Of handshakes, and of segments that move no connection, so many a second (2^30 ns) are
 # told one by one, of the rest one in {SAMPLE}, which says that it stands for {SAMPLE} ("sample" in JSON). Handshakes that complete
 # do not count towards this, and from ESTABLISHED on every step is told. Counters are exact all the same. 0: no sample.
+# Segments of no known connection have a fixed quota: 1024 per CPU.
 event_quota = {event_quota}
 
 # Time between sweeps: they end silent flows, find stuck ones and count states. At least 100ms.
@@ -87,8 +88,9 @@ log_level = "info"
 [detect]
 {detect}
 # Sizes of the kernel's maps, allocated at the start: 256 bytes per IPv4 flow, 280 per IPv6 flow. The defaults
-# follow the memory (1/256 of it for IPv4 flows); those of this machine are shown. When a map is full the least
-# recently seen flow makes room. Handshakes that hang have maps of their own, so a SYN flood cannot evict a connection.
+# follow the memory (1/256 of it for IPv4 flows, rounded down to a power of two); those of this machine are shown.
+# When a map is full the least recently seen flow makes room. Handshakes that hang have maps of their own, so a SYN
+# flood cannot evict a connection.
 [maps]
 # flows4 = {flows4}
 # flows6 = {flows6}
