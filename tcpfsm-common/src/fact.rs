@@ -7,7 +7,7 @@
 pub enum Fact {
     /// A connection request: the first SYN of a flow or of a new generation of it.
     Open = 0,
-    /// Both ends reached ESTABLISHED.
+    /// The handshake completed: both ends reached ESTABLISHED, or a FIN took one of them beyond it at once.
     Established,
     /// Both ends sent a SYN before they saw the other's (RFC 9293 §3.5 figure 8).
     SimultaneousOpen,
@@ -31,7 +31,7 @@ pub enum Fact {
     SynData,
     /// The connection request was answered by a reset.
     ConnectRefused,
-    /// The connection request was answered by an ICMP unreachable.
+    /// The connection request was answered by an ICMP error that ends it: unreachable, lost on the way.
     ConnectUnreachable,
     /// The handshake was ended by a reset before it completed.
     HandshakeAborted,

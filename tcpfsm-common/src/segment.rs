@@ -108,6 +108,13 @@ impl TcpOptions {
     /// The options were put aside and are still to be read; never set where the machine sees them.
     pub const UNREAD: u8 = 64;
 
+    /// 1 if the one bit of `mask` is set in `present`, else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(&self, mask: u8) -> u16 {
+        ((self.present & mask) / mask) as u16
+    }
+
     /// Whether any bit of `mask` is set in `present`.
     #[inline(always)]
     #[must_use]

@@ -3,13 +3,13 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, EventKey, EventKind, FlowEvent, FlowRecord, Tap, Verdict},
-    fact::Facts,
+    fact::{Fact, Facts},
     flow::End,
     fsm::{Step, settle},
     segment::Segment,
 };
 
-use crate::{emit, stats};
+use crate::{atomics::or, emit, stats};
 
 /// What whoever installed `after` does: the shared fields, the counters, the event.
 ///
@@ -39,6 +39,10 @@ pub(crate) unsafe fn book<K: EventKey>(
     event.ifindex = Tap(shared.tap[changed as usize & 1]).ifindex();
     let step = Step { verdict: after, facts: Facts::default() };
     let over = settle(shared, changed, before, &step, &Segment::default(), now).over;
+    if over {
+        // SAFETY: the caller's element; a packet may add its own at once.
+        unsafe { or(&raw mut shared.facts, Facts::of(&[Fact::Closed]).0) };
+    }
     stats::change(counters, &event, shared.opened, over);
     // SAFETY: the caller's element.
     unsafe { emit::event(counters, &mut event, record, true, over) };

@@ -228,7 +228,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         }
         (*own).count(work.segment.len, work.segment.ip_id, clock::coarse(counters));
         (*record).shared.verdict = work.event.after;
-        let over = settled(record, work);
+        settled(record, work);
         work.map = map as u64;
         match key.insert(map, &*record) {
             Insertion::Done => {
@@ -237,7 +237,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
                 if map == K::EMBRYOS {
                     filter::mark(key);
                 }
-                report(counters, record, work, over);
+                report(counters, record, work);
             }
             // Another CPU was first, with a segment of the other direction.
             Insertion::Exists => return AGAIN,
@@ -284,6 +284,7 @@ pub(crate) extern "C" fn tcpfsm_advance(
             return AGAIN;
         }
         work.event.before = before.0;
+        (*own).forget_stale_timestamp(coarse);
         if fsm::is_duplicate_view(before, &*own, tap, &work.segment, coarse) {
             work.set_step(&Step::duplicate_view(before));
         } else {
@@ -416,7 +417,7 @@ fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
     work.map = map as u64;
     let hard = work.unreachable != Unreachable::Soft as u64;
     let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
-    let error = IcmpError { reason, seq: work.segment.seq };
+    let error = IcmpError { reason, seq: work.segment.seq, drops_request: work.drops_request != 0 };
     // SAFETY: the map gave the element.
     unsafe {
         let before = flow_table::verdict(record);
@@ -442,15 +443,16 @@ extern "C" fn tcpfsm_books(work: *mut Work, record: *mut FlowRecord, counters: *
     }
     // SAFETY: the callers' desk, element and counters.
     unsafe {
-        let over = settled(record, &mut *work);
-        report(&mut *counters, record, &mut *work, over);
+        settled(record, &mut *work);
+        report(&mut *counters, record, &mut *work);
     }
     0
 }
 
-/// Brings the shared part of a record up to date. Says whether that was the end of the flow.
+/// Brings the shared part of a record up to date. Whether that was the end of the flow is written down: the verifier would
+/// follow both answers through all that comes after.
 #[inline(always)]
-unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
+unsafe fn settled(record: *mut FlowRecord, work: &mut Work) {
     // SAFETY: the caller's record.
     let shared = unsafe { &mut (*record).shared };
     work.event.since = shared.since;
@@ -458,17 +460,17 @@ unsafe fn settled(record: *mut FlowRecord, work: &mut Work) -> bool {
     // SAFETY: a helper without arguments.
     work.event.time = unsafe { bpf_ktime_get_ns() };
     let before = Verdict(work.event.before);
-    let over = settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time).over;
+    let change = settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time);
+    work.set_over(change.over);
     // Two CPUs may add each its own at once.
     if work.event.facts & !shared.facts != 0 {
         // SAFETY: as above.
         unsafe { or(&raw mut shared.facts, work.event.facts) };
     }
-    over
 }
 
 #[inline(always)]
-unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Work, over: bool) {
+unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Work) {
     let (before, step) = (Verdict(work.event.before), work.step());
     stats::facts(counters, step.facts);
     if !step.is_news(before) {
@@ -481,7 +483,7 @@ unsafe fn report(counters: &mut Counters, record: *mut FlowRecord, work: &mut Wo
         services::tcpfsm_service(work);
     }
     let is_early = early::seen(counters, work, &step);
-    let moved = step.moved(before);
+    let (moved, over) = (step.moved(before), work.is_over());
     // SAFETY: the caller's record.
     unsafe {
         let (own, peer) = halves(record, work.sender());

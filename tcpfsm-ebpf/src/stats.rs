@@ -123,6 +123,6 @@ fn end(counters: &mut Counters, before: Verdict, after: Verdict, end: End, since
         // Four instructions; `saturating_sub` is ten.
         let dwell = now.wrapping_sub(since).cast_signed().max(0).cast_unsigned();
         counters.dwell[left][bucket_of(dwell)] += 1;
-        counters.dwell_sum[left] += dwell;
+        counters.dwell_sum[left] += Counters::dwell_units(dwell);
     }
 }

@@ -433,4 +433,5 @@ fn icmp<K: Key, I: Fn() -> u32>(key: &K, quoted: End, error: &IcmpError, work: &
     // The quoted end was not seen here: the router was.
     work.segment.tap = 0;
     work.unreachable = error.reason as u64;
+    work.drops_request = error.drops_request.into();
 }

@@ -42,13 +42,30 @@ pub(crate) struct Work {
     pub(crate) carried: Evidence,
     /// Whether the sweep has named the flow as stuck: 1 if so.
     pub(crate) named: u64,
+    /// Whether that was the end of the flow: 1 if so.
+    pub(crate) over: u64,
     /// The flow found no place.
     pub(crate) not_stored: u64,
     /// The `Unreachable` code of an ICMP error.
     pub(crate) unreachable: u64,
+    /// Whether it ends a request that its receiver has answered.
+    pub(crate) drops_request: u64,
 }
 
 impl Work {
+    /// Whether that was the end of the flow.
+    #[inline(always)]
+    pub(crate) fn is_over(&self) -> bool {
+        // SAFETY: the desk is this CPU's.
+        unsafe { (&raw const self.over).read_volatile() != 0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_over(&mut self, over: bool) {
+        // SAFETY: as above.
+        unsafe { (&raw mut self.over).write_volatile(over.into()) };
+    }
+
     /// This CPU's desk.
     #[inline(always)]
     pub(crate) fn desk() -> Option<&'static mut Self> {

@@ -153,7 +153,7 @@ pub struct Counters {
     pub closed: [u64; 16],
     /// Time spent in each state when left, by [`bucket_of`].
     pub dwell: [[u64; DWELL_BUCKETS]; STATE_SLOTS],
-    /// The same, added up in nanoseconds.
+    /// The same, added up in units of 1,024 ns: a million ends would turn 64 bits of nanoseconds over within hours.
     pub dwell_sum: [u64; STATE_SLOTS],
     /// Handshake durations (SYN to the third segment), by [`bucket_of`].
     pub handshake: [u64; LATENCY_BUCKETS],
@@ -181,6 +181,22 @@ pub type ByMapAndState = [[u64; STATE_SLOTS]; FLOW_MAPS];
 const _: () = assert!(Outcome::COUNT <= 16);
 
 impl Counters {
+    /// What a unit of `dwell_sum` is, in bits of nanoseconds.
+    const DWELL_UNIT: u32 = 10;
+
+    /// Nanoseconds as units of `dwell_sum`, rounded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn dwell_units(ns: u64) -> u64 {
+        ns.wrapping_add(1 << (Self::DWELL_UNIT - 1)) >> Self::DWELL_UNIT
+    }
+
+    /// The time spent in a state when left, added up in nanoseconds.
+    #[must_use]
+    pub fn dwell_sum_ns(&self, slot: usize) -> u128 {
+        self.dwell_sum.get(slot).map_or(0, |sum| u128::from(*sum) << Self::DWELL_UNIT)
+    }
+
     /// All zero.
     pub const ZERO: Self = Self {
         packets: [[0; 16]; 3],

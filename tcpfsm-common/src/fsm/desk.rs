@@ -61,8 +61,12 @@ pub(super) enum Note {
     SawPeerFin,
     /// Its sender had not acknowledged the peer's FIN before.
     FinAnswers,
-    /// The peer's SYN carried data: it may be answered before the handshake is complete.
+    /// The data of the peer's SYN was taken: it may be answered before the handshake is complete.
     FastOpen,
+    /// It is a keepalive, with a byte or without: its sender repeats itself, though all was acknowledged.
+    Keepalive,
+    /// It is a SYN that TIME-WAIT takes.
+    Reopens,
 }
 
 /// Whether a decision was written down as true.

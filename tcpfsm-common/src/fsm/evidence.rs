@@ -1,5 +1,8 @@
 //! What an end was seen to send, brought up to date by one segment.
 
+use core::hint::black_box;
+
+use super::desk::Note;
 use crate::{
     abi::Evidence,
     fact::{Fact, Facts},
@@ -9,6 +12,17 @@ use crate::{
 
 /// The scale assumed where no SYN was seen: the largest, so that nothing in the window is refused.
 const UNKNOWN_SCALE: u32 = 14;
+
+/// After so long without a segment a timestamp is not compared with the last one (RFC 7323 §5.5; Linux: `TCP_PAWS_WRAP`).
+const STALE_NS: u64 = 2_147_000_000_000;
+
+/// What it says, without a condition.
+#[inline(always)]
+fn one_unless_zero(value: u32) -> u16 {
+    // What the compiler knows of it would make it one again.
+    let value = black_box(value);
+    ((value | value.wrapping_neg()) >> 31) as u16
+}
 
 /// The right edge of a window.
 #[inline(always)]
@@ -20,41 +34,33 @@ impl Evidence {
     /// Begins a generation with a SYN, a SYN-ACK, or, for a pickup, whatever came first.
     #[inline(always)]
     pub(super) fn start(&mut self, segment: &Segment, generation: u8) {
-        let syn = segment.flags.any(TcpFlags::SYN);
-        let first_data = if syn { segment.seq.plus(1) } else { segment.seq };
-        let mut flags = Self::SEEN;
-        if syn {
-            flags |= Self::SYN;
-            if segment.len > 0 {
-                flags |= Self::SYN_DATA;
-            }
-            if segment.options.has(TcpOptions::HAS_SCALE) {
-                flags |= Self::SCALE;
-            }
-            if segment.options.has(TcpOptions::SACK_PERMITTED) {
-                flags |= Self::SACK;
-            }
-        }
+        // Products, not conditions: the verifier would follow each of them through all that comes after.
+        let (syn, ack) = (segment.flags.0 / TcpFlags::SYN & 1, segment.flags.0 / TcpFlags::ACK & 1);
+        let options = &segment.options;
+        // Some stacks put 0 into a SYN and their clock into what follows; so Linux takes a 0 for none.
+        let stamped = options.bit(TcpOptions::HAS_TIMESTAMPS) * one_unless_zero(options.tsval);
+        self.flags = Self::SEEN
+            | ack * Self::EDGE
+            | stamped * Self::TIMESTAMPS
+            | syn
+                * (Self::SYN
+                    | options.bit(TcpOptions::HAS_SCALE) * Self::SCALE
+                    | options.bit(TcpOptions::SACK_PERMITTED) * Self::SACK
+                    | one_unless_zero(segment.len) * Self::SYN_DATA);
+        let (syn, ack) = (u32::from(syn), u32::from(ack));
+        let first_data = segment.seq.plus(syn);
         self.iss = segment.seq;
-        self.nxt = if syn { segment.end_seq() } else { segment.seq };
+        self.nxt = segment.seq.plus(syn * segment.end_seq().since(segment.seq).cast_unsigned());
         // Data in a SYN counts only once it is acknowledged: the receiver may ignore it (RFC 7413 §3).
         self.contig = first_data;
         self.ooo_start = first_data;
         self.ooo_end = first_data;
         self.ack = segment.ack;
         self.last_ack = segment.ack;
-        self.edge = segment.ack;
-        self.tsval = segment.options.tsval;
-        if segment.options.has(TcpOptions::HAS_TIMESTAMPS) {
-            flags |= Self::TIMESTAMPS;
-        }
-        if segment.flags.any(TcpFlags::ACK) {
-            flags |= Self::EDGE;
-            let scale = if syn { 0 } else { UNKNOWN_SCALE };
-            self.edge = segment.ack.plus(u32::from(segment.window) << scale);
-        }
-        self.flags = flags;
-        self.scale = segment.options.scale;
+        // The window of a SYN is never scaled (RFC 7323 §2.2).
+        self.edge = segment.ack.plus(ack * (u32::from(segment.window) << (UNKNOWN_SCALE * (1 - syn))));
+        self.tsval = options.tsval;
+        self.scale = options.scale;
         self.generation = generation;
         self.packets = 0;
         self.bytes = 0;
@@ -90,6 +96,15 @@ impl Evidence {
         self.ooo_start = self.contig;
         self.ooo_end = self.contig;
         self.flags &= !Self::SECOND_SYN;
+    }
+
+    /// Forgets a timestamp that is too old to be compared with another: half a turn of a clock may have passed.
+    #[inline(always)]
+    pub fn forget_stale_timestamp(&mut self, now: u64) {
+        // 1 if so, without a branch: the verifier would follow both sides through all that comes after.
+        let silent = now.wrapping_sub(self.last_seen());
+        let is_stale = (STALE_NS.wrapping_sub(silent) >> 63) as u16;
+        self.flags &= !(is_stale * Self::TIMESTAMPS);
     }
 
     /// Counts a segment of this end, whatever it said.
@@ -130,23 +145,30 @@ impl Evidence {
         }
     }
 
-    /// Takes an acceptable ACK or FIN segment of this end into account. `acked` says whether the
-    /// peer's acknowledgments are of this generation.
+    /// Whether a segment of this end lies where keepalives and window probes do: right before what comes next.
+    #[inline(always)]
+    pub(super) fn is_probed_by(&self, segment: &Segment) -> bool {
+        segment.len <= 1 && segment.seq == self.nxt.minus(1)
+    }
+
+    /// Takes an acceptable ACK or FIN segment of this end into account. `is` tells what was noted: [`Note::Acked`], that the
+    /// peer's acknowledgments are of this generation, and [`Note::Keepalive`].
     #[inline(always)]
     pub(super) fn accept(
         &mut self,
         segment: &Segment,
         peer: &Self,
-        acked: impl Fn() -> bool,
+        is: impl Fn(Note) -> bool,
         facts: &mut Facts,
     ) {
+        let acked = || is(Note::Acked);
         let end = segment.end_seq();
         if acked() {
             // Acknowledged means received, whether or not it was seen to be sent.
             self.contig = self.contig.latest(peer.ack);
         }
         let is_next = segment.seq == self.nxt && self.contig == self.nxt;
-        if segment.len > 0 && !self.nxt.before(end) {
+        if segment.len > 0 && !self.nxt.before(end) && !is(Note::Keepalive) {
             facts.add(Fact::Rtx);
             if acked() && !end.after(peer.ack) {
                 facts.add(Fact::SpuriousRtx);
@@ -174,11 +196,13 @@ impl Evidence {
             && (!self.has(Self::TIMESTAMPS)
                 || !acked()
                 || is_next
+                || is(Note::Keepalive)
                 || !segment.seq.after(peer.ack) && !end.before(peer.ack))
         {
             // RFC 7323 §4.3: TS.Recent follows segments at the left edge only. What lies wholly before it Linux drops
             // before it looks at the timestamp: sent again for nothing, it is newer than what is still on its way. What comes next
-            // in order counts before it is acknowledged: all that was sent before it is older, and was seen or acknowledged.
+            // in order counts before it is acknowledged: all that was sent before it is older, and was seen or acknowledged. So
+            // does a keepalive: else a clock that goes on while nothing else is sent would seem to go back.
             self.tsval = segment.options.tsval;
             self.flags |= Self::TIMESTAMPS;
         }

@@ -55,6 +55,7 @@ impl<D: Desk> Track<'_, D> {
         self.note(Note::Acked, self.is(Note::Attached) && peer.has(Evidence::EDGE));
         // Linux drops what lies wholly before the left edge, acknowledgment and all.
         self.note(Note::Old, self.is(Note::Acked) && segment.end_seq().before(peer.ack));
+        self.note(Note::Keepalive, own.is_probed_by(segment) && self.is(Note::Acked) && peer.ack == own.nxt);
         self.note_probes(own, peer, segment);
         let own = reread(own);
         if segment.flags.any(TcpFlags::FIN) && own.has(Evidence::FIN) && segment.end_seq() != own.nxt {
@@ -69,14 +70,14 @@ impl<D: Desk> Track<'_, D> {
         self.note(Note::FinLate, !segment.end_seq().after(own.nxt));
         self.note(Note::FinAnswers, peer.has(Evidence::FIN) && own.ack.before(peer.nxt));
         let desk = self.desk;
-        own.accept(segment, peer, || is_noted(desk, Note::Acked), &mut self.facts);
+        own.accept(segment, peer, |note| is_noted(desk, note), &mut self.facts);
         let own = reread(own);
         self.note(
             Note::SawPeerFin,
             self.is(Note::Attached) && peer.has(Evidence::FIN) && !own.ack.before(peer.nxt)
                 || self.was_seeded_behind_fin(peer),
         );
-        self.note(Note::FastOpen, peer.has(Evidence::SYN_DATA));
+        self.note(Note::FastOpen, peer.has(Evidence::SYN_DATA) && own.ack.after(peer.iss.plus(1)));
         self.sender_step(segment);
         if !self.is(Note::Old) {
             self.receiver_step(own, peer, segment);
@@ -114,7 +115,7 @@ impl<D: Desk> Track<'_, D> {
         if segment.flags.any(TcpFlags::FIN) || own.has(Evidence::FIN) {
             return;
         }
-        if segment.len <= 1 && segment.seq == own.nxt.minus(1) {
+        if self.is(Note::Keepalive) || segment.len == 0 && own.is_probed_by(segment) {
             let probe = peer.has(Evidence::ZERO_WINDOW);
             self.facts.add(if probe { Fact::ZeroWindowProbe } else { Fact::Keepalive });
         } else if self.is(Note::Acked)
@@ -168,11 +169,13 @@ impl<D: Desk> Track<'_, D> {
         let fin = segment.flags.any(TcpFlags::FIN);
         match self.state_of_sender() {
             State::SynRecv => {
-                // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed.
-                if segment.len > 0 && !self.is(Note::FastOpen) {
+                // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed, but who took the
+                // data of a SYN sends its own before that (RFC 7413 §4.2).
+                let before = segment.len > 0 && !self.is(Note::FastOpen);
+                if before {
                     self.facts.add(Fact::DataBeforeHandshake);
                 }
-                if segment.len > 0 || fin {
+                if before || fin {
                     self.send(Event::RcvdAckOfSyn);
                 }
             }

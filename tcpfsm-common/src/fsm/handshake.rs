@@ -2,9 +2,9 @@
 
 use super::{
     Event, State,
-    desk::Desk,
+    desk::{Desk, Note},
     track::Track,
-    window::{newer_timestamp, rcv_nxt, window_edge},
+    window::{rcv_nxt, timestamp_ahead, window_edge},
 };
 use crate::{
     abi::{Evidence, Verdict},
@@ -116,7 +116,7 @@ impl<D: Desk> Track<'_, D> {
             return;
         }
         let receiver = self.state_of_receiver();
-        let reopens = self.reopens_time_wait(own, peer, segment);
+        self.note(Note::Reopens, self.reopens_time_wait(own, peer, segment));
         let (had_timestamp, recent) = (own.has(Evidence::TIMESTAMPS), own.tsval);
         if (self.is_current(own) || self.is_current(peer)) && !self.verdict().has(Verdict::CANDIDATE) {
             self.facts.add(Fact::PortReuse);
@@ -132,7 +132,7 @@ impl<D: Desk> Track<'_, D> {
                 self.receive(Event::RcvdSyn);
             }
             State::TimeWait => {
-                if reopens {
+                if self.is(Note::Reopens) {
                     self.facts.add(Fact::TwReuse);
                     self.receive(Event::RcvdSyn);
                     self.set_verdict(self.verdict().with(Verdict::REOPENING, true));
@@ -159,10 +159,11 @@ impl<D: Desk> Track<'_, D> {
         }
     }
 
-    /// §3.6.1, RFC 6191: TIME-WAIT takes a SYN beyond everything received, or with a newer timestamp.
+    /// §3.6.1, RFC 6191: TIME-WAIT takes a SYN beyond everything received, or with a newer timestamp; none with an older one.
     #[inline(always)]
     fn reopens_time_wait(&self, own: &Evidence, peer: &Evidence, segment: &Segment) -> bool {
-        segment.seq.after(rcv_nxt(own, peer)) || newer_timestamp(own, segment)
+        let ahead = timestamp_ahead(own, segment);
+        ahead > 0 || ahead == 0 && segment.seq.after(rcv_nxt(own, peer))
     }
 
     /// The same SYN again.
@@ -174,7 +175,7 @@ impl<D: Desk> Track<'_, D> {
                 self.receive(Event::RcvdSyn);
             }
             State::TimeWait => {
-                if newer_timestamp(own, segment) {
+                if timestamp_ahead(own, segment) > 0 {
                     self.facts.add(Fact::TwReuse);
                     own.tsval = segment.options.tsval;
                     self.receive(Event::RcvdSyn);
@@ -245,10 +246,10 @@ impl<D: Desk> Track<'_, D> {
             | State::TimeWait => {
                 if again && own.has(Evidence::SYN_ACK) {
                     self.facts.add(Fact::SynAckRtx);
-                    if matches!(self.state_of_sender(), State::Established)
+                    if matches!(self.state_of_sender(), State::Established | State::CloseWait)
                         && !self.verdict().is_confirmed(self.sender)
                     {
-                        // The ACK that was seen to complete the handshake never arrived.
+                        // The ACK that was seen to complete the handshake never arrived, nor did a FIN behind it.
                         self.roll_back(self.sender, State::SynRecv, true);
                     }
                 } else if again {

@@ -1,6 +1,10 @@
 //! A socket that connected to itself (RFC 9293 §3.5, a simultaneous open with oneself): one socket is both ends.
 
-use super::{Event, State, desk::Desk, track::Track};
+use super::{
+    Event, State,
+    desk::{Desk, Note},
+    track::Track,
+};
 use crate::{
     abi::{CloseReason, Evidence},
     fact::Fact,
@@ -42,7 +46,7 @@ impl<D: Desk> Track<'_, D> {
                 }
                 let had_fin = own.has(Evidence::FIN);
                 let before = *own;
-                own.accept(segment, &before, || true, &mut self.facts);
+                own.accept(segment, &before, |note| matches!(note, Note::Acked), &mut self.facts);
                 if own.has(Evidence::FIN) && !had_fin {
                     // It left before it came back: §3.6 figure 13.
                     self.happens(Event::SentFin);

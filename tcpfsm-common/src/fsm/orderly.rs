@@ -90,7 +90,7 @@ pub fn observe_orderly<D: Desk>(
     let received = RECEIVER[whose][at & 15 | (notes & 1) << 4 | (has_sent_fin as usize) << 5];
     let after = verdict.moved([sent, received]);
     let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * Facts::of(&[Fact::HalfClosed]).0);
-    if at == State::SynRecv as usize && after.are_both(State::Established) {
+    if at == State::SynRecv as usize {
         facts.add(Fact::Established);
     }
     if after.is_over() {

@@ -74,7 +74,7 @@ impl<D: Desk> Track<'_, D> {
             return false;
         }
         let fits = self.is_current(peer) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt)
-            || self.verdict().has(Verdict::PICKED_UP);
+            || self.verdict().has(Verdict::PICKED_UP | Verdict::ONE_SIDED);
         if !fits {
             self.facts.add(Fact::AckUnseen);
             return false;

@@ -1,5 +1,7 @@
 //! One segment, one step: the machine's entrances, and the books of a flow record.
 
+use core::hint::black_box;
+
 use super::{
     Event, State,
     desk::{Desk, PlainDesk},
@@ -277,6 +279,9 @@ pub fn observe_icmp<D: Desk>(
         track.set_verdict(track.verdict().with_close_reason(CloseReason::Unreachable));
     } else {
         track.facts.add(Fact::IcmpSoftError);
+        if error.drops_request && matches!(track.state_of_sender(), State::SynRecv) && own.iss == error.seq {
+            track.receive_at(track.sender, Event::Unreachable);
+        }
     }
     track.conclude(verdict)
 }
@@ -302,6 +307,7 @@ pub fn advance(
         shared.verdict = verdict.0;
         return (Step { verdict, facts: Facts::default() }, Change { opened: false, over: false });
     }
+    own.forget_stale_timestamp(now);
     let step = if is_duplicate_view(before, own, shared.tap[sender as usize & 1], segment, now) {
         Step::duplicate_view(before)
     } else if let Some(step) = observe_orderly(&PlainDesk::default(), before, sender, own, peer, segment) {
@@ -328,7 +334,7 @@ pub fn advance(
 pub struct Change {
     /// A new generation began.
     pub opened: bool,
-    /// Neither end can send any more: each is closed or in TIME_WAIT, and before that was not so.
+    /// Neither end can send any more: each is closed or in TIME_WAIT, for the first time in this connection.
     pub over: bool,
 }
 
@@ -360,7 +366,13 @@ pub fn settle(
         shared.since[1] = now;
         shared.reported = 0;
     }
-    let own = sender as usize & 1;
+    let (own, peer) = (sender as usize & 1, sender.other() as usize & 1);
+    // A FIN sent again to TIME_WAIT: it answers, and waits as long again. One question, of a number that is asked nothing else:
+    // what the verifier learns from the answer it would carry through all that comes after.
+    let waits = 1_u64 << State::TimeWait as u8 >> before.slot(sender.other());
+    if black_box(facts.0 >> Fact::FinRtx as u8 & waits & 1) != 0 {
+        shared.since[peer] = now;
+    }
     if shared.tap[own] == 0 {
         shared.tap[own] = segment.tap;
     }
@@ -370,5 +382,7 @@ pub fn settle(
     if segment.flags.any(TcpFlags::SYN) && segment.options.has(TcpOptions::HAS_MSS) {
         shared.mss[own] = segment.options.mss;
     }
-    Change { opened, over: after.is_over() && !before.is_over() }
+    // What was over already, and was taken back, is not over a second time.
+    let first = !Facts(shared.facts).has(Fact::Closed);
+    Change { opened, over: after.is_over() && !before.is_over() && first }
 }

@@ -29,7 +29,7 @@ pub struct Expiry {
 }
 
 /// Ends the states whose time ran out. Silence counts from the flow's last segment, from either end; for
-/// TIME_WAIT, time counts from the state's beginning.
+/// TIME_WAIT, time counts from the state's beginning, which a FIN sent again moves.
 #[inline(always)]
 #[must_use]
 pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {

@@ -115,10 +115,7 @@ impl<'a, D: Desk> Track<'a, D> {
     /// Closes the books: facts that follow from the verdict before and after.
     #[inline(always)]
     pub(super) fn conclude(mut self, before: Verdict) -> Step {
-        let both = |v: Verdict, state: State| {
-            v.state(End::Low) as u8 == state as u8 && v.state(End::High) as u8 == state as u8
-        };
-        if both(self.verdict(), State::Established)
+        if !self.verdict().is_embryonic()
             && (before.state(End::Low).is_embryonic() || before.state(End::High).is_embryonic())
         {
             self.facts.add(Fact::Established);

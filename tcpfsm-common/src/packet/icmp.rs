@@ -20,8 +20,10 @@ pub enum Unreachable {
     Port = 3,
     /// Administratively prohibited.
     Prohibited = 4,
-    /// Anything that says nothing of reachability: packet too big, time exceeded, parameter problem.
+    /// Anything that says nothing of reachability: packet too big, a fragment that was waited for in vain, source quench.
     Soft = 5,
+    /// It was given up on the way: a hop limit exceeded, or a parameter problem.
+    Transit = 6,
 }
 
 /// An ICMP error about a TCP segment.
@@ -31,6 +33,8 @@ pub struct IcmpError {
     pub reason: Unreachable,
     /// The quoted SEG.SEQ (RFC 5927 §4: an error about another sequence number proves nothing).
     pub seq: SeqNum,
+    /// Whether an end whose SYN-ACK it quotes gives the request up for it, as Linux does (`tcp_req_err`).
+    pub drops_request: bool,
 }
 
 /// Parses an ICMP error at `offset`; the endpoints are the quoted segment's.
@@ -46,7 +50,8 @@ pub fn parse_icmp4<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
         (3, 2) => Unreachable::Protocol,
         (3, 3) => Unreachable::Port,
         (3, 9 | 10 | 13..=15) => Unreachable::Prohibited,
-        (3, _) | (4 | 11 | 12, _) => Unreachable::Soft,
+        (11, 0) | (12, _) => Unreachable::Transit,
+        (3 | 4 | 11, _) => Unreachable::Soft,
         _ => return Err(Skip::NotTcp),
     };
     let quoted = ipv4::parse_ipv4(bytes, offset + 8, || 0)?;
@@ -57,7 +62,11 @@ pub fn parse_icmp4<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
     let seq = bytes.u32(quoted.payload + 4).ok_or(Skip::Truncated)?;
     Ok((
         Endpoints4 { src: quoted.src, dst: quoted.dst, src_port, dst_port },
-        IcmpError { reason, seq: SeqNum(seq) },
+        IcmpError {
+            reason,
+            seq: SeqNum(seq),
+            drops_request: matches!((kind, code), (3, 0 | 1) | (11, 0) | (12, _)),
+        },
     ))
 }
 
@@ -74,7 +83,8 @@ pub fn parse_icmp6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
         (1, 1 | 5 | 6) => Unreachable::Prohibited,
         (1, 2 | 3) => Unreachable::Host,
         (1, 4) => Unreachable::Port,
-        (1..=4, _) => Unreachable::Soft,
+        (3, 0) | (4, _) => Unreachable::Transit,
+        (1..=3, _) => Unreachable::Soft,
         _ => return Err(Skip::NotTcp),
     };
     let quoted = offset + 8;
@@ -85,5 +95,6 @@ pub fn parse_icmp6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
     let dst = bytes.read(quoted + 24).ok_or(Skip::Truncated)?;
     let (src_port, dst_port) = tcp::parse_ports(bytes, quoted + 40)?;
     let seq = bytes.u32(quoted + 44).ok_or(Skip::Truncated)?;
-    Ok((Endpoints6 { src, dst, src_port, dst_port }, IcmpError { reason, seq: SeqNum(seq) }))
+    let drops_request = matches!((kind, code), (1, 1 | 4..=6) | (4, _));
+    Ok((Endpoints6 { src, dst, src_port, dst_port }, IcmpError { reason, seq: SeqNum(seq), drops_request }))
 }

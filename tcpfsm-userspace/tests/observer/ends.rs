@@ -47,6 +47,29 @@ fn a_connection_ends_once_whichever_end_times_out_first() {
     assert!(Verdict(kernel.record(&key()).unwrap().0.shared.verdict).is_closed());
 }
 
+/// C07: the last ACK was seen and lost, so the FIN comes again. The connection ends once, and TIME-WAIT waits as long again.
+#[test]
+fn a_connection_whose_last_ack_is_lost_ends_once() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    kernel.connect(1);
+    kernel.say(1, true, [101, 501], F::FIN | F::ACK);
+    let (_, client, _) = parse(&frame(1, true, [0, 0], F::ACK)[14..]);
+    let mut entered = Vec::new();
+    for _ in 0..2 {
+        kernel.say(1, false, [501, 102], F::FIN | F::ACK);
+        let waits = kernel.record(&key()).unwrap().0;
+        assert_eq!(Verdict(waits.shared.verdict).state(client), State::TimeWait);
+        entered.push(waits.shared.since[client as usize]);
+        kernel.say(1, true, [102, 502], F::ACK);
+        let over = kernel.record(&key()).unwrap().0;
+        assert!(Verdict(over.shared.verdict).is_over());
+    }
+    assert!(entered[1] > entered[0], "{entered:?}");
+    let ends = kernel.events().iter().filter(|told| told.event.kind == EventKind::Closed as u8).count();
+    assert_eq!((ends, kernel.counters().closed[CloseReason::Finish as usize]), (1, 1));
+}
+
 /// Between the sweep's mark and its removal, which goes by the key, nobody may put another record under that key.
 #[test]
 fn what_the_sweep_is_about_to_remove_nobody_replaces() {

@@ -72,9 +72,15 @@ fn an_icmp_error_does_not_show_where_the_quoted_end_is() {
 fn icmp_unreachables_end_a_connection_request() {
     crate::needs_kernel!();
     let mut kernel = Kernel::load();
-    for (network, (kind, code, hard)) in
-        (1..).zip([(3, 1, true), (3, 3, true), (3, 13, true), (11, 0, false)])
-    {
+    for (network, (kind, code, hard)) in (1..).zip([
+        (3, 1, true),
+        (3, 3, true),
+        (3, 13, true),
+        (11, 0, true),
+        (12, 0, true),
+        (11, 1, false),
+        (3, 4, false),
+    ]) {
         let syn = ipv4(network, 1, 2, 7, &tcp((40_000, 443), 1000, 0, F::SYN, 64_240, &[], 0));
         kernel.run(Through::TcEgress, &ethernet(&syn));
         kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &syn)));
@@ -87,7 +93,43 @@ fn icmp_unreachables_end_a_connection_request() {
         };
         assert_eq!((verdict.state(sender), verdict.close_reason()), (state, reason), "ICMP {kind}/{code}");
     }
-    assert_eq!(kernel.counters().facts[Fact::ConnectUnreachable as usize], 3);
+    assert_eq!(kernel.counters().facts[Fact::ConnectUnreachable as usize], 5);
+}
+
+/// And about a SYN-ACK: which of them end the request is measured on Linux 6.18, by a raw socket's errors and `ss`.
+#[test]
+fn icmp_errors_about_the_answer_end_the_request() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    let cases = [
+        (11, 0, true),
+        (12, 0, true),
+        (3, 0, true),
+        (3, 1, true),
+        (3, 2, false),
+        (3, 3, false),
+        (3, 13, false),
+    ];
+    for (network, (kind, code, drops)) in (1..).zip(cases) {
+        let packet = |id, ports, [from, to]: [u8; 2], seq, ack, flags| {
+            ipv4(network, from, to, id, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
+        };
+        let syn = |id| packet(id, (40_000, 443), [1, 2], 1_000, 0, F::SYN);
+        let answer = packet(1, (443, 40_000), [2, 1], 500, 1_001, F::SYN | F::ACK);
+        kernel.run(Through::Xdp, &ethernet(&syn(1)));
+        kernel.run(Through::TcEgress, &ethernet(&answer));
+        let (key, server, _) = parse(&answer);
+        let state = |kernel: &Kernel| Verdict(kernel.record(&key).unwrap().0.shared.verdict).state(server);
+        let other = packet(2, (443, 40_000), [2, 1], 501, 1_001, F::ACK);
+        kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &other)));
+        assert_eq!(state(&kernel), State::SynRecv, "{kind}/{code} about another segment");
+        kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &answer)));
+        let expected = if drops { State::Closed } else { State::SynRecv };
+        assert_eq!(state(&kernel), expected, "{kind}/{code}");
+        // Its client knows nothing of it, and asks again.
+        kernel.run(Through::Xdp, &ethernet(&syn(2)));
+        assert_eq!(state(&kernel), State::SynRecv, "{kind}/{code}, asked again");
+    }
 }
 
 /// An ICMP error that quotes as much as RFC 792 asks for: the IP header and eight bytes.
