@@ -36,6 +36,13 @@ impl TcpFlags {
         self.0 & mask != 0
     }
 
+    /// 1 if the one bit of `mask` is set, else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(self, mask: u16) -> u16 {
+        (self.0 & mask) / mask
+    }
+
     /// The flags that steer the machine, classified; ECE, CWR, AE, PSH and URG play no part.
     #[inline(always)]
     #[must_use]

@@ -122,6 +122,13 @@ impl Evidence {
         self.ooo_start.0 != self.ooo_end.0 && self.ooo_end.after(self.contig)
     }
 
+    /// 1 if the one bit of `mask` is set, else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(&self, mask: u16) -> u16 {
+        (self.flags & mask) / mask
+    }
+
     /// Whether all bits of `mask` are set.
     #[inline(always)]
     #[must_use]

@@ -35,18 +35,15 @@ impl Evidence {
     #[inline(always)]
     pub(super) fn start(&mut self, segment: &Segment, generation: u8) {
         // Products, not conditions: the verifier would follow each of them through all that comes after.
-        let (syn, ack) = (segment.flags.0 / TcpFlags::SYN & 1, segment.flags.0 / TcpFlags::ACK & 1);
+        let (syn, ack) = (segment.flags.bit(TcpFlags::SYN), segment.flags.bit(TcpFlags::ACK));
         let options = &segment.options;
         // Some stacks put 0 into a SYN and their clock into what follows; so Linux takes a 0 for none.
         let stamped = options.bit(TcpOptions::HAS_TIMESTAMPS) * one_unless_zero(options.tsval);
-        self.flags = Self::SEEN
-            | ack * Self::EDGE
-            | stamped * Self::TIMESTAMPS
-            | syn
-                * (Self::SYN
-                    | options.bit(TcpOptions::HAS_SCALE) * Self::SCALE
-                    | options.bit(TcpOptions::SACK_PERMITTED) * Self::SACK
-                    | one_unless_zero(segment.len) * Self::SYN_DATA);
+        let of_syn = Self::SYN
+            | (options.bit(TcpOptions::HAS_SCALE) * Self::SCALE)
+            | (options.bit(TcpOptions::SACK_PERMITTED) * Self::SACK)
+            | (one_unless_zero(segment.len) * Self::SYN_DATA);
+        self.flags = Self::SEEN | (ack * Self::EDGE) | (stamped * Self::TIMESTAMPS) | (syn * of_syn);
         let (syn, ack) = (u32::from(syn), u32::from(ack));
         let first_data = segment.seq.plus(syn);
         self.iss = segment.seq;

@@ -72,8 +72,7 @@ pub(super) const fn fails_paws(sender: &Evidence, segment: &Segment) -> bool {
 #[inline(always)]
 pub(super) const fn timestamp_ahead(sender: &Evidence, segment: &Segment) -> i32 {
     // Products, not conditions: the verifier would follow each.
-    let are_both =
-        segment.options.bit(TcpOptions::HAS_TIMESTAMPS) * (sender.flags / Evidence::TIMESTAMPS & 1);
+    let are_both = segment.options.bit(TcpOptions::HAS_TIMESTAMPS) * sender.bit(Evidence::TIMESTAMPS);
     segment.options.tsval.wrapping_sub(sender.tsval).wrapping_mul(are_both as u32).cast_signed()
 }
 

@@ -164,7 +164,7 @@ proptest! {
         let (step, _) = advance(&mut advanced, sender, &segment, now, config);
         let _ = step.is_news(verdict(&record));
         for reason in [Unreachable::Port, Unreachable::Soft] {
-            let error = IcmpError { reason, seq: segment.seq };
+            let error = IcmpError { reason, seq: segment.seq, drops_request: segment.len & 1 == 1 };
             let _ = observe_icmp(&PlainDesk::default(), verdict(&record), sender, record.sent_by(sender), &error);
         }
         let request = SweepRequest { now, timeout: timeouts, ..SweepRequest::default() };

@@ -44,7 +44,7 @@ impl Page {
         name: &str,
         labels: &[(&str, &str)],
         buckets: &[u64; DWELL_BUCKETS],
-        sum_ns: u64,
+        sum_ns: u128,
         is_shown: impl Fn(usize) -> bool,
     ) {
         let bucket_name = format!("{name}_bucket");
@@ -54,7 +54,7 @@ impl Page {
             if !is_shown(bucket) {
                 continue;
             }
-            let limit = bucket_limit_ns(bucket).map_or_else(|| "+Inf".to_owned(), seconds);
+            let limit = bucket_limit_ns(bucket).map_or_else(|| "+Inf".to_owned(), |ns| seconds(ns.into()));
             let labels: Vec<_> = labels.iter().copied().chain([("le", limit.as_str())]).collect();
             self.sample(&bucket_name, &labels, sum);
         }
@@ -64,7 +64,7 @@ impl Page {
 }
 
 /// Nanoseconds as seconds, exactly.
-fn seconds(ns: u64) -> String {
+fn seconds(ns: u128) -> String {
     let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

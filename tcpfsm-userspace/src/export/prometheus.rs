@@ -131,7 +131,7 @@ fn durations(page: &mut Page, counters: &Counters) {
             "tcpfsm_state_dwell_seconds",
             &[("state", state.name())],
             &counters.dwell[at],
-            counters.dwell_sum[at],
+            counters.dwell_sum_ns(at),
             |bucket| !DWELL_UNSHOWN.contains(&bucket),
         );
     }
@@ -144,7 +144,7 @@ fn durations(page: &mut Page, counters: &Counters) {
         "tcpfsm_handshake_duration_seconds",
         &[],
         &counters.handshake,
-        counters.handshake_sum,
+        counters.handshake_sum.into(),
         |bucket| !HANDSHAKE_UNSHOWN.contains(&bucket),
     );
 }
@@ -424,11 +424,14 @@ mod tests {
         scrape.counters.handshake[11] = 1;
         scrape.counters.handshake_sum = 5_000_000_001_500;
         scrape.counters.dwell[State::TimeWait as usize] = [1; DWELL_BUCKETS];
+        // More nanoseconds than 64 bits hold.
+        scrape.counters.dwell_sum[State::TimeWait as usize] = Counters::dwell_units(u64::MAX / 2) << 10;
         let page = render(&scrape);
         for line in [
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.001\"} 1",
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.016\"} 3",
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"+Inf\"} 12",
+            "tcpfsm_state_dwell_seconds_sum{state=\"time_wait\"} 9444732965739.290427392",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"0.001\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"65.536\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"+Inf\"} 3",

@@ -124,7 +124,8 @@ impl Conversation {
     /// An ICMP unreachable about the originator's SYN.
     pub(crate) fn unreachable(&mut self) -> Observation {
         let (before, since) = (self.verdict(), self.record.shared.since);
-        let error = IcmpError { reason: Unreachable::Host, seq: self.record.sent[0].iss };
+        let error =
+            IcmpError { reason: Unreachable::Host, seq: self.record.sent[0].iss, drops_request: true };
         let step = observe_icmp(&PlainDesk::default(), before, End::Low, &self.record.sent[0], &error);
         self.record.shared.verdict = step.verdict.0;
         let event = self.event(EventKind::Closed, before.0, since);
