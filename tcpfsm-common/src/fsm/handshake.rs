@@ -246,9 +246,21 @@ impl<D: Desk> Track<'_, D> {
             | State::TimeWait => {
                 if again && own.has(Evidence::SYN_ACK) {
                     self.facts.add(Fact::SynAckRtx);
-                    if matches!(self.state_of_sender(), State::Established | State::CloseWait)
-                        && !self.verdict().is_confirmed(self.sender)
-                    {
+                    let supposed = match self.state_of_sender() {
+                        State::Established => true,
+                        // It may have proved ESTABLISHED before.
+                        State::CloseWait => own.nxt == own.iss.plus(1),
+                        State::Closed
+                        | State::Listen
+                        | State::SynSent
+                        | State::SynRecv
+                        | State::FinWait1
+                        | State::FinWait2
+                        | State::Closing
+                        | State::LastAck
+                        | State::TimeWait => false,
+                    };
+                    if supposed && !self.verdict().is_confirmed(self.sender) {
                         // The ACK that was seen to complete the handshake never arrived, nor did a FIN behind it.
                         self.roll_back(self.sender, State::SynRecv, true);
                     }

@@ -281,6 +281,13 @@ pub fn observe_icmp<D: Desk>(
         track.facts.add(Fact::IcmpSoftError);
         if error.drops_request && matches!(track.state_of_sender(), State::SynRecv) && own.iss == error.seq {
             track.receive_at(track.sender, Event::Unreachable);
+            if matches!(track.state_of_receiver(), State::Established)
+                && !track.verdict().is_confirmed(track.receiver)
+            {
+                // It never got the SYN-ACK that was seen.
+                track.roll_back(track.receiver, State::SynSent, true);
+            }
+            track.set_verdict(track.verdict().with_close_reason(CloseReason::Unreachable));
         }
     }
     track.conclude(verdict)
@@ -334,7 +341,7 @@ pub fn advance(
 pub struct Change {
     /// A new generation began.
     pub opened: bool,
-    /// Neither end can send any more: each is closed or in TIME_WAIT, for the first time in this connection.
+    /// Neither end can send any more: each is closed or in TIME_WAIT, and that was not told before.
     pub over: bool,
 }
 
@@ -367,11 +374,17 @@ pub fn settle(
         shared.reported = 0;
     }
     let (own, peer) = (sender as usize & 1, sender.other() as usize & 1);
-    // A FIN sent again to TIME_WAIT: it answers, and waits as long again. One question, of a number that is asked nothing else:
-    // what the verifier learns from the answer it would carry through all that comes after.
-    let waits = 1_u64 << State::TimeWait as u8 >> before.slot(sender.other());
-    if black_box(facts.0 >> Fact::FinRtx as u8 & waits & 1) != 0 {
-        shared.since[peer] = now;
+    const RARE: u64 = Facts::of(&[Fact::FinRtx, Fact::StateRollback]).0;
+    // Of a number that is asked nothing else: what the verifier learns from the answer it would carry through all that comes after.
+    if black_box(facts.0 & RARE) != 0 {
+        if facts.has(Fact::FinRtx) && before.slot(sender.other()) == State::TimeWait as usize {
+            // A FIN sent again to TIME_WAIT: it answers, and waits as long again.
+            shared.since[peer] = now;
+        }
+        if before.is_over() && !after.is_over() && !matches!(before.close_reason(), CloseReason::Finish) {
+            // It was not its end: its time ran out here only, or the reset was another's.
+            shared.facts &= !Facts::of(&[Fact::Closed]).0;
+        }
     }
     if shared.tap[own] == 0 {
         shared.tap[own] = segment.tap;
@@ -382,7 +395,7 @@ pub fn settle(
     if segment.flags.any(TcpFlags::SYN) && segment.options.has(TcpOptions::HAS_MSS) {
         shared.mss[own] = segment.options.mss;
     }
-    // What was over already, and was taken back, is not over a second time.
+    // A last ACK that was lost is seen again: that is no second end.
     let first = !Facts(shared.facts).has(Fact::Closed);
     Change { opened, over: after.is_over() && !before.is_over() && first }
 }

@@ -48,17 +48,17 @@ pub(super) fn check(args: CheckArgs) -> Result<ExitCode> {
         .into_iter()
         .filter(|report| anomaly(report).is_some_and(|it| it.severity >= severity))
         .collect();
+    // How much they matter nobody here knows.
+    let unknown = if severity <= Severity::Warning { unknown } else { 0 };
     if json {
+        if unknown > 0 {
+            eprintln!("tcpfsm: {}", of_unknown_kinds(unknown));
+        }
         let mut text = String::new();
         found.iter().for_each(|report| crate::export::jsonl::write(&mut text, report));
         print(&text)?;
     } else {
-        print(&summary(&found))?;
-    }
-    if unknown > 0 {
-        eprintln!(
-            "tcpfsm: {unknown} more are of kinds that this command does not know: is the daemon newer?"
-        );
+        print(&summary(&found, unknown))?;
     }
     let unknown = (unknown > 0).then_some(Severity::Warning);
     let worst = found.iter().filter_map(anomaly).map(|anomaly| anomaly.severity).chain(unknown).max();
@@ -78,7 +78,7 @@ fn anomaly(report: &Report) -> Option<&Anomaly> {
 }
 
 /// One line as plugins give it, with its figures behind a bar, and the details below.
-fn summary(found: &[Report]) -> String {
+fn summary(found: &[Report], unknown: usize) -> String {
     let all: Vec<&Anomaly> = found.iter().filter_map(anomaly).collect();
     let of = |severity| all.iter().filter(|anomaly| anomaly.severity == severity).count();
     let figures = format!(
@@ -89,7 +89,10 @@ fn summary(found: &[Report]) -> String {
         of(Severity::Info)
     );
     let Some(worst) = all.iter().map(|anomaly| anomaly.severity).max() else {
-        return format!("TCPFSM OK - no anomalies | {figures}\n");
+        return match unknown {
+            0 => format!("TCPFSM OK - no anomalies | {figures}\n"),
+            unknown => format!("TCPFSM WARNING - {} | {figures}\n", of_unknown_kinds(unknown)),
+        };
     };
     let status = match worst {
         Severity::Critical => "CRITICAL",
@@ -110,7 +113,14 @@ fn summary(found: &[Report]) -> String {
     for kind in kinds {
         let _ = writeln!(text, "{}: {}; tcpfsm explain {0}", kind.name(), texts::of(kind).title);
     }
+    if unknown > 0 {
+        let _ = writeln!(text, "{}", of_unknown_kinds(unknown));
+    }
     text
+}
+
+fn of_unknown_kinds(count: usize) -> String {
+    format!("{count} of kinds that this command does not know: is the daemon newer?")
 }
 
 fn name(anomaly: &Anomaly) -> String {
@@ -159,15 +169,17 @@ mod tests {
 
     #[test]
     fn nothing_is_one_line() {
-        assert_eq!(summary(&[]), "TCPFSM OK - no anomalies | anomalies=0 critical=0 warning=0 info=0\n");
+        assert_eq!(summary(&[], 0), "TCPFSM OK - no anomalies | anomalies=0 critical=0 warning=0 info=0\n");
+        assert!(summary(&[], 2).starts_with("TCPFSM WARNING - 2 of kinds"), "what is not known is not OK");
     }
 
     #[test]
     fn the_first_line_says_it_all_and_the_rest_in_detail() {
-        let text = summary(&[
+        let found = [
             report(AnomalyKind::CloseWaitStuck, Severity::Critical, 2_310),
             report(AnomalyKind::HalfOpen, Severity::Warning, 7),
-        ]);
+        ];
+        let text = summary(&found, 0);
         let mut lines = text.lines();
         assert_eq!(
             lines.next(),

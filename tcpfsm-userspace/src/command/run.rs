@@ -14,7 +14,7 @@ use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::{broadcast, oneshot, watch},
-    time::interval,
+    time::{interval, timeout},
 };
 use tracing::{info, warn};
 
@@ -167,9 +167,8 @@ async fn serve(config: Config) -> Result<ExitCode> {
     drop(close);
     let _ = serving.await;
     summarise(&insight, &shared);
-    // One that nobody reads any more, or that was written to the end, is left alone.
-    if printing.is_finished()
-        && let Ok(Some(error)) = printing.await
+    // One that still waits for its reader is left alone, and that the reader has gone is no failure.
+    if let Ok(Ok(Some(error))) = timeout(GRACE, printing).await
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
         return Err(Error::io("write to stdout")(error));

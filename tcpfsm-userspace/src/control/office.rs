@@ -115,8 +115,10 @@ impl Office {
         let mut queue = Queue { reports: events.subscribe(), lines: 0, shared: Some(&self.shared) };
         drop(events);
         let result = self.pass_on(filter, &mut queue, reader, writer).await;
-        // All was told, or the watcher did not want it.
-        queue.shared = None;
+        // All was told, or the watcher did not want it; or it was hung up on.
+        if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            queue.shared = None;
+        }
         result
     }
 

@@ -18,7 +18,12 @@ pub(super) const SPECS: &[Spec] = &[
         kind: AnomalyKind::ConnectionAborted,
         hit: |seen| seen.has(Fact::Reset).then(|| at_service(seen, seen.sender())),
         base: |seen| {
-            [(seen.kind() == EventKind::Closed).then(|| (seen.service(), seen.event().weight())), None]
+            // A reset ends what was over already where that was taken back.
+            [
+                (seen.kind() == EventKind::Closed || seen.has(Fact::Reset))
+                    .then(|| (seen.service(), seen.event().weight())),
+                None,
+            ]
         },
         base_has_hits: true,
         by_source: false,

@@ -1,7 +1,7 @@
 //! What the sweep ends, and what it meets on the way out.
 
 use tcpfsm_common::{
-    abi::{CloseReason, EventKind, Health, SweepRequest, Verdict},
+    abi::{CloseReason, Counters, EventKind, Health, SweepRequest, Verdict},
     flow::{End, FlowKey},
     fsm::State,
     segment::TcpFlags as F,
@@ -68,6 +68,30 @@ fn a_connection_whose_last_ack_is_lost_ends_once() {
     assert!(entered[1] > entered[0], "{entered:?}");
     let ends = kernel.events().iter().filter(|told| told.event.kind == EventKind::Closed as u8).count();
     assert_eq!((ends, kernel.counters().closed[CloseReason::Finish as usize]), (1, 1));
+}
+
+/// What was no end, a reset of somebody else's, does not stand for the end that comes.
+#[test]
+fn a_connection_that_was_not_over_ends_all_the_same() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    kernel.connect(1);
+    kernel.say(1, false, [501, 101], F::RST);
+    // Its "sender" goes on, and so does the other.
+    kernel.say(1, false, [501, 101], F::PSH | F::ACK);
+    kernel.say(1, false, [501, 101], F::ACK);
+    kernel.say(1, false, [501, 101], F::FIN | F::ACK);
+    let counted = kernel.counters();
+    let ends = |counters: &Counters, reason| counters.closed[reason as usize];
+    assert_eq!(
+        ends(&counted, CloseReason::ResetByResponder) + ends(&counted, CloseReason::ResetByOriginator),
+        1
+    );
+    assert!(!Verdict(kernel.record(&key()).unwrap().0.shared.verdict).is_over());
+    kernel.say(1, true, [101, 502], F::RST | F::ACK);
+    assert!(Verdict(kernel.record(&key()).unwrap().0.shared.verdict).is_over());
+    let ends = kernel.events().iter().filter(|told| told.event.kind == EventKind::Closed as u8).count();
+    assert_eq!(ends, 2);
 }
 
 /// Between the sweep's mark and its removal, which goes by the key, nobody may put another record under that key.

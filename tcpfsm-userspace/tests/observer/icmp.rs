@@ -126,6 +126,9 @@ fn icmp_errors_about_the_answer_end_the_request() {
         kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &answer)));
         let expected = if drops { State::Closed } else { State::SynRecv };
         assert_eq!(state(&kernel), expected, "{kind}/{code}");
+        // The answer never came: its client is where it was, and its time will run out.
+        let client = Verdict(kernel.record(&key).unwrap().0.shared.verdict).state(server.other());
+        assert_eq!(client == State::SynSent, drops, "{kind}/{code}: {client:?}");
         // Its client knows nothing of it, and asks again.
         kernel.run(Through::Xdp, &ethernet(&syn(2)));
         assert_eq!(state(&kernel), State::SynRecv, "{kind}/{code}, asked again");

@@ -308,6 +308,16 @@ const SCRIPTS: &[Script] = &[
         ],
     },
     Script {
+        id: "O20b",
+        what: "but not of a server that has sent data: a late copy of its SYN-ACK says nothing",
+        lines: &[
+            "HS",
+            "S PA s1 a1 +10 ES/ES",
+            "C FA s1 a11 F1/~CW half_closed",
+            "S SA s0 a1 F1/~CW synack_rtx !state_rollback",
+        ],
+    },
+    Script {
         id: "O23",
         what: "who took the data of a SYN sends its own before the handshake is complete (RFC 7413 §4.2)",
         lines: &[
