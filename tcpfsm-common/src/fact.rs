@@ -117,7 +117,7 @@ pub enum Fact {
     FinUnseen,
     /// Sequence numbers moved past data that was never seen.
     CaptureGap,
-    /// An ICMP error about a synchronised connection, which does not end it (RFC 5927 §4).
+    /// An ICMP error that ends no connection (RFC 5927 §4). About a SYN-ACK it may end what that answered.
     IcmpSoftError,
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to:
         State::Closed | State::Listen => {
             if facts.has(Fact::ConnectRefused) {
                 "refused"
-            } else if facts.has(Fact::ConnectUnreachable) {
+            } else if facts.has(Fact::ConnectUnreachable) || facts.has(Fact::IcmpSoftError) {
                 "unreachable"
             } else if flags.any(TcpFlags::RST) {
                 // A reset that ends its own sender says that there is no socket any more.
@@ -126,9 +126,10 @@ pub(crate) fn why(kind: EventKind, event: &FlowEvent, end: End, from: State, to:
     }
 }
 
-/// Whether going to `to` takes back the step before.
+/// Whether going to `to` takes back the step before, or that and the one before it: a FIN may complete a handshake.
 fn is_rollback(before: Verdict, end: End, to: State) -> bool {
-    !before.is_confirmed(end) && before.previous(end) == to
+    let is_both = before.state(end) == State::CloseWait && to == State::SynRecv;
+    !before.is_confirmed(end) && (before.previous(end) == to || is_both)
 }
 
 /// Flags as letters, in the order S F R P A U E C.
@@ -204,6 +205,7 @@ mod tests {
             (RST, &[Fact::Reset], End::Low, Established, Closed, "reset"),
             (RST, &[], End::Low, Established, Closed, "no_socket"),
             (0, &[Fact::ConnectUnreachable], End::Low, SynSent, Closed, "unreachable"),
+            (0, &[Fact::IcmpSoftError], End::Low, SynRecv, Closed, "unreachable"),
             (ACK, &[Fact::MidstreamPickup], End::Low, Closed, Established, "pickup"),
         ];
         for &(flags, told, end, from, to, expected) in cases {
@@ -228,8 +230,12 @@ mod tests {
             facts: facts(&[Fact::StateRollback]),
             ..FlowEvent::new(EventKind::Verdict)
         };
-        let why = why(EventKind::Verdict, &event, End::High, State::Established, State::SynSent);
-        assert_eq!(why, "rollback");
+        let why_of = |event, from, to| why(EventKind::Verdict, event, End::High, from, to);
+        assert_eq!(why_of(&event, State::Established, State::SynSent), "rollback");
+
+        let before = Verdict::default().with_state(End::High, State::CloseWait, false);
+        let event = FlowEvent { flags: SYN | ACK, before: before.0, ..event };
+        assert_eq!(why_of(&event, State::CloseWait, State::SynRecv), "rollback");
     }
 
     #[test]
