@@ -97,11 +97,14 @@ impl Insight {
         let mut counters = self.counters()?;
         // No segment tells of these, and no program in the kernel: they are what is missing.
         counters.closed[CloseReason::Evicted as usize] = evictions::connected(&gauges.evicted);
-        let mut unusual = self.unusual.lock().unwrap_or_else(PoisonError::into_inner);
-        unusual.note(&counters);
+        let unusual = {
+            let mut unusual = self.unusual.lock().unwrap_or_else(PoisonError::into_inner);
+            unusual.note(&counters);
+            unusual.clone()
+        };
         Ok(Scrape {
             counters,
-            unusual: unusual.clone(),
+            unusual,
             gauges,
             capacities: self.maps.capacities().map(|(_, capacity)| capacity),
             services: self.services,

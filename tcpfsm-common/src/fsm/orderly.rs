@@ -81,12 +81,12 @@ pub fn observe_orderly<D: Desk>(
     desk.set_notes(closes as u64 | (fin as u64) << 1 | ((at == State::LastAck as usize) as u64) << 2);
 
     own.accept_orderly(segment, peer);
-    own.flags |= (segment.flags.0 & TcpFlags::FIN) * Evidence::FIN;
+    own.flags |= segment.flags.bit(TcpFlags::FIN) * Evidence::FIN;
 
     let notes = desk.notes() as usize;
     let whose = sender as usize & 1;
     let sent = SENDER[whose][from & 15 | (notes & 7) << 4];
-    let has_sent_fin = (own.flags / Evidence::FIN) & 1;
+    let has_sent_fin = own.bit(Evidence::FIN);
     let received = RECEIVER[whose][at & 15 | (notes & 1) << 4 | (has_sent_fin as usize) << 5];
     let after = verdict.moved([sent, received]);
     let mut facts = Facts((notes >> 1 & !notes & 1) as u64 * Facts::of(&[Fact::HalfClosed]).0);

@@ -25,13 +25,11 @@ fn icmp_errors_do_not_end_a_synchronized_connection() {
         ("P33: prohibited", 3, 13),
     ];
     for (network, &(what, kind, code)) in (1..).zip(cases) {
-        let ports = (40_000, 443);
-        let steps: [(bool, u32, u32, u16); 3] =
-            [(true, 100, 0, F::SYN), (false, 500, 101, F::SYN | F::ACK), (true, 101, 501, F::ACK)];
+        let steps =
+            [(true, [100, 0], F::SYN), (false, [500, 101], F::SYN | F::ACK), (true, [101, 501], F::ACK)];
         let mut last = Vec::new();
-        for (from_client, seq, ack, flags) in steps {
-            let (ports, from, to) = if from_client { (ports, 1, 2) } else { ((ports.1, ports.0), 2, 1) };
-            last = ipv4(network, from, to, 1, &tcp(ports, seq, ack, flags, 64_240, &[], 0));
+        for (from_client, numbers, flags) in steps {
+            last = segment(network, 1, from_client, numbers, flags);
             kernel.run(if from_client { Through::TcEgress } else { Through::Xdp }, &ethernet(&last));
         }
         let (key, ..) = parse(&last);
@@ -54,12 +52,9 @@ fn icmp_errors_do_not_end_a_synchronized_connection() {
 fn an_icmp_error_does_not_show_where_the_quoted_end_is() {
     crate::needs_kernel!();
     let mut kernel = Kernel::load();
-    let packet = |ports, [from, to]: [u8; 2], seq, ack, flags| {
-        ipv4(1, from, to, 1, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
-    };
-    let answer = packet((443, 40_000), [2, 1], 500, 101, F::SYN | F::ACK);
+    let answer = segment(1, 1, false, [500, 101], F::SYN | F::ACK);
     kernel.run(Through::Xdp, &ethernet(&answer));
-    let quoted = packet((40_000, 443), [1, 2], 101, 501, F::ACK);
+    let quoted = segment(1, 1, true, [101, 501], F::ACK);
     kernel.run(Through::Xdp, &ethernet(&icmp_error(3, 1, &quoted)));
     let (key, ..) = parse(&answer);
     let record = kernel.record(&key).unwrap().0;
@@ -81,7 +76,7 @@ fn icmp_unreachables_end_a_connection_request() {
         (11, 1, false),
         (3, 4, false),
     ]) {
-        let syn = ipv4(network, 1, 2, 7, &tcp((40_000, 443), 1000, 0, F::SYN, 64_240, &[], 0));
+        let syn = segment(network, 7, true, [1_000, 0], F::SYN);
         kernel.run(Through::TcEgress, &ethernet(&syn));
         kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &syn)));
         let (key, sender, _) = parse(&syn);
@@ -111,16 +106,13 @@ fn icmp_errors_about_the_answer_end_the_request() {
         (3, 13, false),
     ];
     for (network, (kind, code, drops)) in (1..).zip(cases) {
-        let packet = |id, ports, [from, to]: [u8; 2], seq, ack, flags| {
-            ipv4(network, from, to, id, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
-        };
-        let syn = |id| packet(id, (40_000, 443), [1, 2], 1_000, 0, F::SYN);
-        let answer = packet(1, (443, 40_000), [2, 1], 500, 1_001, F::SYN | F::ACK);
+        let syn = |id| segment(network, id, true, [1_000, 0], F::SYN);
+        let answer = segment(network, 1, false, [500, 1_001], F::SYN | F::ACK);
         kernel.run(Through::Xdp, &ethernet(&syn(1)));
         kernel.run(Through::TcEgress, &ethernet(&answer));
         let (key, server, _) = parse(&answer);
         let state = |kernel: &Kernel| Verdict(kernel.record(&key).unwrap().0.shared.verdict).state(server);
-        let other = packet(2, (443, 40_000), [2, 1], 501, 1_001, F::ACK);
+        let other = segment(network, 2, false, [501, 1_001], F::ACK);
         kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &other)));
         assert_eq!(state(&kernel), State::SynRecv, "{kind}/{code} about another segment");
         kernel.run(Through::Xdp, &ethernet(&icmp_error(kind, code, &answer)));
@@ -133,6 +125,12 @@ fn icmp_errors_about_the_answer_end_the_request() {
         kernel.run(Through::Xdp, &ethernet(&syn(2)));
         assert_eq!(state(&kernel), State::SynRecv, "{kind}/{code}, asked again");
     }
+}
+
+/// A segment of the client or of its server, with its numbers, and the network and the identification of its packet.
+fn segment(network: u32, id: u16, from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
+    let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
+    ipv4(network, from, to, id, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
 }
 
 /// An ICMP error that quotes as much as RFC 792 asks for: the IP header and eight bytes.
