@@ -22,7 +22,7 @@ pub enum Unreachable {
     Prohibited = 4,
     /// Anything that says nothing of reachability: packet too big, a fragment that was waited for in vain, source quench.
     Soft = 5,
-    /// It was given up on the way: a hop limit exceeded, or a parameter problem.
+    /// It was given up on the way: a hop limit exceeded, a parameter problem, a source route.
     Transit = 6,
 }
 
@@ -83,8 +83,8 @@ pub fn parse_icmp6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
         (1, 1 | 5 | 6) => Unreachable::Prohibited,
         (1, 2 | 3) => Unreachable::Host,
         (1, 4) => Unreachable::Port,
-        (3, 0) | (4, _) => Unreachable::Transit,
-        (1..=3, _) => Unreachable::Soft,
+        (1 | 3 | 4, _) => Unreachable::Transit,
+        (2, _) => Unreachable::Soft,
         _ => return Err(Skip::NotTcp),
     };
     let quoted = offset + 8;
@@ -95,6 +95,6 @@ pub fn parse_icmp6<B: PacketBytes>(bytes: &B, offset: usize) -> Result<(Endpoint
     let dst = bytes.read(quoted + 24).ok_or(Skip::Truncated)?;
     let (src_port, dst_port) = tcp::parse_ports(bytes, quoted + 40)?;
     let seq = bytes.u32(quoted + 44).ok_or(Skip::Truncated)?;
-    let drops_request = matches!((kind, code), (1, 1 | 4..=6) | (4, _));
+    let drops_request = matches!((kind, code), (1, 1 | 4..) | (4, _));
     Ok((Endpoints6 { src, dst, src_port, dst_port }, IcmpError { reason, seq: SeqNum(seq), drops_request }))
 }

@@ -9,7 +9,7 @@ use tcpfsm_common::{
 
 use crate::support::{
     self, Kernel, Through, ethernet,
-    segments::{ipv4, parse, tcp},
+    segments::{ipv4, ipv6, parse, tcp},
 };
 
 /// P32, P33: errors that quote an open connection are told, and end nothing (RFC 5927 §4).
@@ -127,10 +127,62 @@ fn icmp_errors_about_the_answer_end_the_request() {
     }
 }
 
+/// ICMPv6 errors about a SYN and about a SYN-ACK: which of them end the attempt, and which the request, is measured on Linux 6.18, by
+/// errors that were sent from a packet socket and by `ss`.
+#[test]
+fn icmpv6_errors_about_a_handshake() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    let cases = [
+        (1, 0, true, false),
+        (1, 1, true, true),
+        (1, 2, true, false),
+        (1, 3, true, false),
+        (1, 4, true, true),
+        (1, 5, true, true),
+        (1, 6, true, true),
+        (1, 7, true, true),
+        (2, 0, false, false),
+        (3, 0, true, false),
+        (3, 1, true, false),
+        (4, 0, true, true),
+        (4, 1, true, true),
+        (4, 2, true, true),
+    ];
+    for (network, (kind, code, ends, drops)) in (1..).zip(cases) {
+        let syn = segment6(network, true, [1_000, 0], F::SYN);
+        let answer = segment6(network, false, [500, 1_001], F::SYN | F::ACK);
+        let (key, client, _) = parse(&syn);
+        let verdict = |kernel: &Kernel| Verdict(kernel.record(&key).unwrap().0.shared.verdict);
+
+        kernel.run(Through::TcEgress, &ethernet(&syn));
+        kernel.run(Through::Xdp, &ethernet(&icmp6_error(kind, code, &syn)));
+        let expected = if ends { State::Closed } else { State::SynSent };
+        assert_eq!(verdict(&kernel).state(client), expected, "{kind}/{code} about the SYN");
+
+        kernel.run(Through::TcEgress, &ethernet(&segment6(network, true, [1_000, 0], F::SYN)));
+        kernel.run(Through::Xdp, &ethernet(&answer));
+        kernel.run(Through::TcEgress, &ethernet(&icmp6_error(kind, code, &answer)));
+        let expected = if drops { State::Closed } else { State::SynRecv };
+        assert_eq!(verdict(&kernel).state(client.other()), expected, "{kind}/{code} about the SYN-ACK");
+    }
+}
+
 /// A segment of the client or of its server, with its numbers, and the network and the identification of its packet.
 fn segment(network: u32, id: u16, from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
-    let (ports, from, to) = if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
+    let (ports, from, to) = ways(from_client);
     ipv4(network, from, to, id, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
+}
+
+/// The same with IPv6.
+fn segment6(network: u32, from_client: bool, [seq, ack]: [u32; 2], flags: u16) -> Vec<u8> {
+    let (ports, from, to) = ways(from_client);
+    ipv6(network, from, to, &tcp(ports, seq, ack, flags, 64_240, &[], 0))
+}
+
+/// The ports and the hosts of a segment that the client sends, or its server.
+const fn ways(from_client: bool) -> ((u16, u16), u8, u8) {
+    if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) }
 }
 
 /// An ICMP error that quotes as much as RFC 792 asks for: the IP header and eight bytes.
@@ -139,5 +191,18 @@ fn icmp_error(kind: u8, code: u8, quoted: &[u8]) -> Vec<u8> {
     error.extend(&quoted[12..16]);
     error.extend([kind, code, 0, 0, 0, 0, 0, 0]);
     error.extend(&quoted[..28]);
+    error
+}
+
+/// An ICMPv6 error: it quotes all of a segment (RFC 4443 §2.4).
+fn icmp6_error(kind: u8, code: u8, quoted: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(8 + quoted.len()).unwrap();
+    let mut error = vec![0x60, 0, 0, 0];
+    error.extend(len.to_be_bytes());
+    error.extend([58, 64]);
+    error.extend(&quoted[24..40]);
+    error.extend(&quoted[8..24]);
+    error.extend([kind, code, 0, 0, 0, 0, 0, 0]);
+    error.extend(quoted);
     error
 }
