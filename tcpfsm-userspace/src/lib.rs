@@ -31,6 +31,7 @@ pub mod host;
 pub mod insight;
 pub mod kernel;
 pub mod logging;
+mod netlink;
 pub mod owner;
 pub mod pipeline;
 pub mod replay;

@@ -314,17 +314,17 @@ fn a_port_in_use_is_named() {
     });
 }
 
+/// What `tc` shows of the filters for packets that come in on the loopback.
+fn filters() -> String {
+    text(&Command::new("tc").args(["filter", "show", "dev", "lo", "ingress"]).output().unwrap().stdout)
+}
+
 /// On kernels without TCX a killed daemon's filters stay.
 #[test]
 fn detach_takes_clsact_filters_away() {
     needs_kernel!();
     in_namespace(|| {
         let directory = tempfile::tempdir().unwrap();
-        let filters = || {
-            text(
-                &Command::new("tc").args(["filter", "show", "dev", "lo", "ingress"]).output().unwrap().stdout,
-            )
-        };
         {
             let mut ebpf = EbpfLoader::new().load(BPF_OBJECT).unwrap();
             let program: &mut SchedClassifier =
@@ -350,5 +350,32 @@ fn detach_takes_clsact_filters_away() {
         let output = detach();
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         assert!(!text(&output.stdout).contains("removed"));
+    });
+}
+
+/// Its successor takes them away, and nobody takes away those of a daemon that runs.
+#[test]
+fn a_killed_daemons_clsact_filters_do_not_pile_up() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let ours = || filters().matches("name tcpfsm_ingress").count();
+        drop(Daemon::start(directories[0].path(), &["--ingress", "clsact"]));
+        assert_eq!(ours(), 1, "killed, it leaves its filter: {}", filters());
+        let mut second = Daemon::start(directories[1].path(), &["--ingress", "clsact"]);
+        assert_eq!(ours(), 1, "{}", filters());
+        let stats: Value = serde_json::from_slice(&second.ask(&["stats", "-o", "json"]).stdout).unwrap();
+        assert_eq!(stats["attached"][0]["mode"], "clsact");
+
+        let detach =
+            tcpfsm(&["detach", "--socket"]).arg(directories[0].path().join("tcpfsm.sock")).output().unwrap();
+        assert_eq!(detach.status.code(), Some(0), "{}", text(&detach.stderr));
+        let kept = format!("kept clsact ingress filter tcpfsm_ingress on lo: process {}", second.child.id());
+        assert!(text(&detach.stdout).contains(&kept), "{}", text(&detach.stdout));
+        assert_eq!(ours(), 1, "{}", filters());
+
+        second.signal(rustix::process::Signal::TERM);
+        assert_eq!(second.child.wait().unwrap().code(), Some(0));
+        assert_eq!(filters(), "");
     });
 }

@@ -12,31 +12,41 @@ use crate::{
     cli::DetachArgs,
     control::client::peer_pid,
     error::{Error, Result},
-    kernel::{detach, interfaces, interfaces::Interface, probe},
+    kernel::{
+        detach,
+        filters::Holders,
+        interfaces::{self, Interface},
+        probe,
+    },
 };
 
 pub(super) fn detach(args: DetachArgs) -> Result<ExitCode> {
     let DetachArgs { iface, socket } = args;
     let all = iface.is_empty();
-    let names = if all {
-        interfaces::names()
+    let interfaces: Vec<Interface> = if all {
+        // One may go away in between.
+        interfaces::names().iter().filter_map(|name| Interface::find(name).ok()).collect()
     } else {
-        iface.iter().map(|name| Interface::find(name).map(|found| found.name)).collect::<Result<_>>()?
+        iface.iter().map(|name| Interface::find(name)).collect::<Result<_>>()?
     };
     probe::check_capabilities()?;
     if let Ok(stream) = UnixStream::connect(&socket.socket) {
         // Its links are held by its descriptors: only its end takes them away.
         return Err(Error::DaemonRuns { path: socket.socket, pid: peer_pid(&stream) });
     }
-    let mut removed = Vec::new();
-    for name in names {
-        removed.extend(detach::filters(&name)?);
+    let holders = Holders::look();
+    let (mut removed, mut kept) = (Vec::new(), Vec::new());
+    for interface in &interfaces {
+        let filters = detach::filters(interface, &holders)?;
+        removed.extend(filters.removed);
+        kept.extend(filters.kept);
     }
     if all {
         removed.extend(detach::pins()?);
         removed.extend(stale_socket(&socket.socket)?);
     }
     let mut text: String = removed.iter().map(|what| format!("removed {what}\n")).collect();
+    text.extend(kept.iter().map(|what| format!("kept {what}\n")));
     let loaded = detach::still_loaded();
     if loaded.is_empty() && removed.is_empty() {
         text.push_str("nothing of tcpfsm is attached\n");

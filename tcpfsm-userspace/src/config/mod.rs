@@ -61,6 +61,8 @@ pub enum Ingress {
     Xdp,
     /// TCX, or clsact on kernels without it.
     Tcx,
+    /// A filter on the clsact qdisc, and egress too.
+    Clsact,
 }
 
 /// How XDP is attached.

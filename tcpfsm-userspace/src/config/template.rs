@@ -40,6 +40,7 @@ vantage = "host"
 #   auto   TCX on veth and loopback (native XDP on a veth turns its peer's segmentation offload off), XDP elsewhere
 #   xdp    XDP; TCX where that does not work, or the slot holds somebody else's program, which is never replaced
 #   tcx    TCX, or a clsact filter on kernels before 6.6
+#   clsact a clsact filter, for outgoing packets too
 ingress = "auto"
 
 # How XDP is attached: auto (native where the driver can, else generic), native, generic.

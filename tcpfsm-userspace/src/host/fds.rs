@@ -300,7 +300,7 @@ fn missing_capabilities() -> Vec<&'static str> {
 }
 
 /// Whether this is the first PID namespace; where that cannot be told, it is taken to be.
-fn sees_every_pid() -> bool {
+pub(crate) fn sees_every_pid() -> bool {
     // PROC_PID_INIT_INO, include/linux/proc_ns.h.
     const FIRST: u32 = 0xefff_fffc;
     let mut buffer = [MaybeUninit::uninit(); 32];

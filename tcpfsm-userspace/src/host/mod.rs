@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! (local, remote) ─► sock_diag ─► Socket ─► inode ─► fds ─► pid ─► process ─► comm, exe
-//!                    channel     │                                 cgroup  ─► unit, container, pod
+//!                                 │                                 cgroup  ─► unit, container, pod
 //!                                 └► cgroup id ─► cgroup_ids ─────────────┘
 //! address         ─► addresses ─► local?
 //! ```
@@ -14,7 +14,6 @@
 mod addresses;
 mod cgroup;
 mod cgroup_ids;
-mod channel;
 mod fds;
 mod owner;
 mod process;
@@ -23,6 +22,7 @@ mod view;
 
 pub use addresses::{Addresses, address_interfaces};
 pub use cgroup::Placement;
+pub(crate) use fds::sees_every_pid;
 pub use fds::{Degraded, FdIndex, Holder};
 pub use owner::{Answer, Confidence, Owner, Whose, WhyUnowned};
 pub use process::{Process, Processes};

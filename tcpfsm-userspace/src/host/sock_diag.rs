@@ -11,15 +11,17 @@ use std::{
 
 use netlink_packet_core::Nla as _;
 use netlink_packet_sock_diag::{
+    SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP},
     inet::{
         ExtensionFlags, InetRequest, InetResponse, InetResponseHeader, SocketId, StateFlags,
         Timer as DiagTimer, nlas::Nla,
     },
 };
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use tcpfsm_common::fsm::State;
 
-use super::channel::{Channel, Scope};
+use crate::netlink::{Channel, Scope};
 
 /// More sockets than any host has in one namespace; a bound on memory (about 150 MB), not on use.
 const MAX_SOCKETS: usize = 1 << 20;
@@ -124,7 +126,7 @@ impl SockDiag {
     /// Opens nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { channel: Channel::new(), has_listed: false }
+        Self { channel: Channel::new(NETLINK_SOCK_DIAG), has_listed: false }
     }
 
     /// All sockets of both families in these states, without [`Socket::idle`].
@@ -186,7 +188,7 @@ impl SockDiag {
                 cookie: NO_COOKIE,
             },
         };
-        match self.channel.ask(&request, Scope::One, 2, |response| Some(socket(response))) {
+        match self.channel.ask(&SockDiagMessage::InetRequest(request), Scope::One, 2, socket) {
             Ok(found) => Ok(found.into_iter().next()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if !self.has_listed {
@@ -223,15 +225,16 @@ impl SockDiag {
             states: StateFlags::from_bits_retain(states.0),
             socket_id: SocketId { cookie: NO_COOKIE, ..id },
         };
-        let sockets =
-            self.channel.ask(&request, Scope::Dump, MAX_SOCKETS, |response| Some(socket(response)))?;
+        let request = SockDiagMessage::InetRequest(request);
+        let sockets = self.channel.ask(&request, Scope::Dump, MAX_SOCKETS, socket)?;
         self.has_listed = true;
         Ok(sockets)
     }
 }
 
-fn socket(response: &InetResponse) -> Socket {
-    let InetResponse { header, nlas } = response;
+fn socket(answer: SockDiagMessage) -> Option<Socket> {
+    let SockDiagMessage::InetResponse(response) = answer else { return None };
+    let InetResponse { header, nlas } = &*response;
     let InetResponseHeader { family: _, state, timer, socket_id, recv_queue, send_queue, uid, inode } =
         header;
     let state = state_of(*state);
@@ -262,7 +265,7 @@ fn socket(response: &InetResponse) -> Socket {
             _ => {}
         }
     }
-    socket
+    Some(socket)
 }
 
 /// The shortest of `tcpi_last_data_sent`, `tcpi_last_data_recv` and `tcpi_last_ack_recv`, milliseconds ago.

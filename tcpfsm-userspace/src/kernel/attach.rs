@@ -4,7 +4,7 @@
 //! stand at its head and pass every packet on to the next.
 
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
     xdp::{XdpError, XdpLink},
 };
@@ -12,11 +12,10 @@ use tcpfsm_common::abi::Hook;
 use tracing::{info, warn};
 
 use super::{
-    chain,
+    chain, filters,
     interfaces::Interface,
     loader::Kernel,
-    names,
-    plan::{Refusal, Way, ingress_ways, needs_egress},
+    plan::{Refusal, Side, Way, egress_ways, ingress_ways, needs_egress},
     probe,
 };
 use crate::{
@@ -64,7 +63,7 @@ pub fn attach(kernel: &mut Kernel, config: &Config) -> Result<Vec<Attachment>> {
         }
         // Egress first: without it the first packets in would look one-sided.
         let egress = if needs_egress(config.vantage, interface.kind) {
-            Some(attach_egress(kernel, &interface)?)
+            Some(attach_egress(kernel, config, &interface)?)
         } else {
             None
         };
@@ -127,9 +126,9 @@ fn attach_ingress(kernel: &mut Kernel, config: &Config, interface: &Interface) -
     Err(attach_error(interface, &refusals))
 }
 
-fn attach_egress(kernel: &mut Kernel, interface: &Interface) -> Result<Attachment> {
+fn attach_egress(kernel: &mut Kernel, config: &Config, interface: &Interface) -> Result<Attachment> {
     let mut refusals = Vec::new();
-    for way in [Way::Tcx, Way::Clsact] {
+    for &way in egress_ways(config.ingress) {
         let attempt = match way {
             Way::Clsact => try_clsact(kernel, interface, Side::Egress)?,
             Way::Tcx | Way::XdpNative | Way::XdpGeneric => try_tcx(kernel, interface, Side::Egress)?,
@@ -180,29 +179,6 @@ struct Refused {
     cause: String,
 }
 
-/// Which way packets go.
-#[derive(Clone, Copy)]
-enum Side {
-    Ingress,
-    Egress,
-}
-
-impl Side {
-    const fn program(self) -> &'static str {
-        match self {
-            Self::Ingress => names::INGRESS,
-            Self::Egress => names::EGRESS,
-        }
-    }
-
-    const fn attach_type(self) -> TcAttachType {
-        match self {
-            Self::Ingress => TcAttachType::Ingress,
-            Self::Egress => TcAttachType::Egress,
-        }
-    }
-}
-
 fn try_xdp(kernel: &mut Kernel, interface: &Interface, mode: XdpMode) -> Result<Result<Link, Refused>> {
     let program: &mut Xdp = kernel.xdp()?;
     let attempt =
@@ -228,10 +204,35 @@ fn try_clsact(kernel: &mut Kernel, interface: &Interface, side: Side) -> Result<
             return Ok(Err(Refused { refusal, cause: format!("no clsact qdisc: {}", chain(&error)) }));
         }
     }
+    if let Err(error) = clear_up(interface, side) {
+        warn!("{}: what an earlier tcpfsm may have left stays: {error}", interface.name);
+    }
     // Priority 1 comes first; a filter that is there at 1 keeps its handle, and ours gets the next.
     classifier(kernel, interface, side, || {
         TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
     })
+}
+
+/// Takes away the filters that a killed daemon left: each packet would pass its programs too, for nothing.
+fn clear_up(interface: &Interface, side: Side) -> Result<()> {
+    let filters = filters::on(interface, side)?;
+    if filters.is_empty() {
+        return Ok(());
+    }
+    let holders = filters::Holders::look();
+    for filter in filters {
+        if holders.left(&filter) {
+            filter.remove()?;
+            info!("{}: removed the {filter} that an earlier tcpfsm left", interface.name);
+        } else if holders.of(&filter).is_none() {
+            warn!(
+                "{}: there is a {filter}, and whether its daemon runs cannot be seen from here; \
+                 if it does not, `tcpfsm detach` removes it",
+                interface.name
+            );
+        }
+    }
+    Ok(())
 }
 
 fn classifier(
@@ -271,7 +272,7 @@ pub(super) fn errno(error: &ProgramError) -> Option<i32> {
 }
 
 /// The system's answer inside aya's error.
-pub(super) fn tc_errno(error: &TcError) -> Option<i32> {
+fn tc_errno(error: &TcError) -> Option<i32> {
     match error {
         TcError::NetlinkError(error) => error.raw_os_error(),
         TcError::IoError(error) => error.raw_os_error(),

@@ -5,49 +5,46 @@
 
 use std::{fs, io, path::Path};
 
-use aya::programs::{
-    TcAttachType, loaded_programs,
-    tc::{TcError, qdisc_detach_program},
-};
+use aya::programs::loaded_programs;
 
-use super::{attach::tc_errno, chain, names};
+use super::{
+    filters::{self, Holders},
+    interfaces::Interface,
+    names,
+    plan::Side,
+};
 use crate::error::{Error, Result};
 
 /// Where pins of ours would be; each ABI version has its own directory in it.
 const PIN_DIRECTORY: &str = "/sys/fs/bpf/tcpfsm";
 
-/// Removes our filters from an interface; names what was removed.
+/// What became of the filters of an interface.
+#[derive(Debug, Default)]
+pub struct Filters {
+    /// What was removed.
+    pub removed: Vec<String>,
+    /// What was not, because a process holds its program.
+    pub kept: Vec<String>,
+}
+
+/// Removes from an interface the filters of ours that no process holds the programs of.
 ///
 /// # Errors
 /// The system refused.
-pub fn filters(interface: &str) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    for (side, attach_type, name) in
-        [("ingress", TcAttachType::Ingress, names::INGRESS), ("egress", TcAttachType::Egress, names::EGRESS)]
-    {
-        match qdisc_detach_program(interface, attach_type, name) {
-            Ok(()) => removed.push(format!("clsact {side} filter {name} from {interface}")),
-            Err(error) if is_absence(&error) => {}
-            Err(error) => {
-                return Err(Error::Attach {
-                    interface: interface.to_owned(),
-                    cause: format!("cannot remove the {side} filter: {}", chain(&error)),
-                    remedy: format!("tc filter del dev {interface} {side}"),
-                });
+pub fn filters(interface: &Interface, holders: &Holders) -> Result<Filters> {
+    let mut found = Filters::default();
+    for side in Side::ALL {
+        for filter in filters::on(interface, side)? {
+            match holders.of(&filter) {
+                Some(pid) => found.kept.push(format!("{filter} on {}: process {pid} runs", interface.name)),
+                None => {
+                    filter.remove()?;
+                    found.removed.push(format!("{filter} from {}", interface.name));
+                }
             }
         }
     }
-    Ok(removed)
-}
-
-/// No such filter, no clsact qdisc, no such interface any more: nothing to remove.
-fn is_absence(error: &TcError) -> bool {
-    match error {
-        TcError::IoError(error) if error.kind() == io::ErrorKind::NotFound => true,
-        error => {
-            matches!(tc_errno(error), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV | libc::EOPNOTSUPP))
-        }
-    }
+    Ok(found)
 }
 
 /// Removes our pins; names what was removed.

@@ -7,7 +7,8 @@
 //!                                sweep     the walk inside the kernel
 //!                                evictions what the books miss
 //!                                filter    what cannot be an embryo
-//!   detach   takes away what a killed daemon left
+//!   detach   takes away what a killed daemon left:
+//!   filters  of ours on clsact, and whose they are
 //! ```
 //!
 //! `unsafe` stays in `pod.rs` (one trait implementation) and `sys.rs` (system calls that no crate wraps).
@@ -21,10 +22,11 @@ pub mod detach;
 pub mod events;
 pub mod evictions;
 mod filter;
+pub mod filters;
 pub mod interfaces;
 mod lanes;
 pub mod loader;
-mod plan;
+pub mod plan;
 pub mod pod;
 pub mod probe;
 pub mod records;

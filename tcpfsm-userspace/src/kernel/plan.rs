@@ -1,6 +1,8 @@
 //! Which ways of attaching to try, in which order: decided before anything is touched.
 
-use super::interfaces::Kind;
+use aya::programs::TcAttachType;
+
+use super::{interfaces::Kind, names};
 use crate::config::{Ingress, Vantage, XdpMode};
 
 /// A way of seeing packets.
@@ -38,6 +40,52 @@ impl Way {
     }
 }
 
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// In.
+    Ingress,
+    /// Out.
+    Egress,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// As `tc` names it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    /// Our program for it.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::Ingress => names::INGRESS,
+            Self::Egress => names::EGRESS,
+        }
+    }
+
+    pub(super) const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    /// Its part of the clsact qdisc (`TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
+    pub(super) const fn minor(self) -> u16 {
+        match self {
+            Self::Ingress => 0xfff2,
+            Self::Egress => 0xfff3,
+        }
+    }
+}
+
 /// What a failed attempt says about the ways not tried yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -67,6 +115,7 @@ impl Refusal {
 /// The ways to see incoming packets, best first.
 pub(super) fn ingress_ways(ingress: Ingress, mode: XdpMode, kind: Kind) -> Vec<Way> {
     let xdp = match ingress {
+        Ingress::Clsact => return vec![Way::Clsact],
         Ingress::Tcx => false,
         Ingress::Xdp => true,
         Ingress::Auto => match kind {
@@ -82,6 +131,14 @@ pub(super) fn ingress_ways(ingress: Ingress, mode: XdpMode, kind: Kind) -> Vec<W
     };
     let xdp_ways = if xdp { modes } else { &[] };
     xdp_ways.iter().copied().chain([Way::Tcx, Way::Clsact]).collect()
+}
+
+/// The ways to see outgoing packets, best first.
+pub(super) const fn egress_ways(ingress: Ingress) -> &'static [Way] {
+    match ingress {
+        Ingress::Clsact => &[Way::Clsact],
+        Ingress::Auto | Ingress::Xdp | Ingress::Tcx => &[Way::Tcx, Way::Clsact],
+    }
 }
 
 /// Whether outgoing packets must be seen too.
@@ -113,6 +170,9 @@ mod tests {
             "asked for by name, XDP is tried even on a veth"
         );
         assert_eq!(ingress_ways(Ingress::Tcx, XdpMode::Auto, Kind::Other), [Tcx, Clsact]);
+        assert_eq!(ingress_ways(Ingress::Clsact, XdpMode::Auto, Kind::Other), [Clsact]);
+        assert_eq!(egress_ways(Ingress::Auto), [Tcx, Clsact]);
+        assert_eq!(egress_ways(Ingress::Clsact), [Clsact], "asked for by name, it is for both ways");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One netlink socket for questions to `NETLINK_INET_DIAG`, and the rules of asking.
+//! One netlink socket, and the rules of asking.
 
 use std::{
     io,
@@ -6,13 +6,10 @@ use std::{
 };
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
-use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    inet::{InetRequest, InetResponse},
-};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 /// The kernel answers from the context of our own `send`: an answer that takes longer is not coming.
@@ -24,9 +21,9 @@ const BUFFER: usize = 64 * 1024;
 /// Netlink messages start on a multiple of this (`NLMSG_ALIGNTO`).
 const ALIGN: usize = 4;
 
-/// Whether one socket is asked for, or all that match.
+/// Whether one thing is asked for, or all that match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     One,
     Dump,
 }
@@ -34,29 +31,34 @@ pub(super) enum Scope {
 /// A netlink socket that is opened at the first question, and anew after an error: an answer that comes too
 /// late can then never be taken for the answer to the next question.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
+    protocol: isize,
     socket: Option<Socket>,
     buffer: Vec<u8>,
     sequence: u32,
 }
 
 impl Channel {
-    pub(super) fn new() -> Self {
-        Self { socket: None, buffer: vec![0; BUFFER], sequence: 0 }
+    /// Opens nothing yet.
+    pub(crate) fn new(protocol: isize) -> Self {
+        Self { protocol, socket: None, buffer: vec![0; BUFFER], sequence: 0 }
     }
 
     /// Asks, and maps each answer with `take`, at most `limit` of them.
     ///
     /// # Errors
     ///
-    /// `NotFound` where one socket was asked for and there is none; `TimedOut`; whatever else the kernel says.
-    pub(super) fn ask<T>(
+    /// `NotFound` where one thing was asked for and there is none; `TimedOut`; whatever else the kernel says.
+    pub(crate) fn ask<M, T>(
         &mut self,
-        request: &InetRequest,
+        request: &M,
         scope: Scope,
         limit: usize,
-        mut take: impl FnMut(&InetResponse) -> Option<T>,
-    ) -> io::Result<Vec<T>> {
+        mut take: impl FnMut(M) -> Option<T>,
+    ) -> io::Result<Vec<T>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
         let mut retried = false;
         loop {
             let mut answers = Vec::new();
@@ -82,17 +84,15 @@ impl Channel {
         }
     }
 
-    fn exchange(
-        &mut self,
-        request: &InetRequest,
-        scope: Scope,
-        take: &mut dyn FnMut(&InetResponse) -> bool,
-    ) -> io::Result<()> {
+    fn exchange<M>(&mut self, request: &M, scope: Scope, take: &mut dyn FnMut(M) -> bool) -> io::Result<()>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
         self.sequence = self.sequence.wrapping_add(1);
-        let Self { socket, buffer, sequence } = self;
+        let Self { protocol, socket, buffer, sequence } = self;
         let open = match socket {
             Some(open) => open,
-            None => socket.insert(open_socket()?),
+            None => socket.insert(open_socket(*protocol)?),
         };
         send(open, &message(request, scope, *sequence))?;
 
@@ -116,8 +116,8 @@ impl Channel {
     }
 }
 
-fn open_socket() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+fn open_socket(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER))?;
@@ -125,14 +125,14 @@ fn open_socket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn message(request: &InetRequest, scope: Scope, sequence: u32) -> Vec<u8> {
+fn message<M: NetlinkSerializable + Clone>(request: &M, scope: Scope, sequence: u32) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.sequence_number = sequence;
     header.flags = match scope {
         Scope::One => NLM_F_REQUEST,
         Scope::Dump => NLM_F_REQUEST | NLM_F_DUMP,
     };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request.clone()).into());
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.clone()));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -169,13 +169,13 @@ enum After {
     Enough,
 }
 
-fn read(
+fn read<M: NetlinkDeserializable>(
     mut datagram: &[u8],
     sequence: u32,
-    take: &mut dyn FnMut(&InetResponse) -> bool,
+    take: &mut dyn FnMut(M) -> bool,
 ) -> io::Result<After> {
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram)
+        let message = NetlinkMessage::<M>::deserialize(datagram)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let length = (message.header.length as usize).next_multiple_of(ALIGN).max(ALIGN);
         datagram = datagram.get(length..).unwrap_or_default();
@@ -183,8 +183,8 @@ fn read(
             continue;
         }
         match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                if !take(&response) {
+            NetlinkPayload::InnerMessage(answer) => {
+                if !take(answer) {
                     return Ok(After::Enough);
                 }
                 if message.header.flags & NLM_F_MULTIPART == 0 {
@@ -206,11 +206,13 @@ fn read(
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_sock_diag::SockDiagMessage;
+
     use super::*;
 
     #[test]
     fn garbage_is_an_error_and_another_questions_answer_is_passed_over() {
-        let mut none = |_: &InetResponse| true;
+        let mut none = |_: SockDiagMessage| true;
         assert!(read(&[1, 2, 3], 1, &mut none).is_err());
         assert!(read(&[0; 16], 1, &mut none).is_err(), "a length of zero must not loop");
         // A NLMSG_DONE of sequence 7.
