@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread::JoinHandle,
@@ -111,7 +111,10 @@ impl Drop for Alive {
 }
 
 fn mark(path: &Path, mark: &Mark) -> Result<()> {
-    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let mut options = File::options();
+    // Where others may write into the directory, a link of theirs is not followed.
+    options.create(true).truncate(false).write(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(path);
     file.and_then(|file| file.write_all_at(mark.text().as_bytes(), 0))
         .map_err(Error::io(format!("mark {}", path.display())))
 }

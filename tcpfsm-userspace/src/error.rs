@@ -115,6 +115,14 @@ pub enum Error {
         /// The system's answer.
         cause: io::Error,
     },
+    /// A daemon is there, but does not answer.
+    #[error("the tcpfsm daemon on {} has not answered for {} s", path.display(), patience.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// A daemon runs: what is attached is its own.
     #[error("a tcpfsm daemon{} runs and answers on {}: what is attached is its own", with_pid(*pid), path.display())]
     DaemonRuns {
@@ -164,6 +172,16 @@ pub enum Error {
     },
 }
 
+/// Tells people something on stderr. That it cannot be written, or that they have gone, is no failure.
+macro_rules! complain {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
+pub(crate) use complain;
+
 /// The usual result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -183,7 +201,7 @@ impl Error {
             }
             Self::Privileges { .. } => Some(format!(
                 "run it as root: sudo {}\n          or give the binary what it needs: sudo setcap cap_bpf,cap_net_admin,cap_perfmon+ep $(command -v tcpfsm)",
-                std::env::args().collect::<Vec<_>>().join(" ")
+                std::env::args_os().map(|word| word.display().to_string()).collect::<Vec<_>>().join(" ")
             )),
             Self::Kernel { remedy, .. } => Some((*remedy).into()),
             Self::Object(_) => Some("build binary and kernel programs together: cargo xtask build".into()),
@@ -209,6 +227,9 @@ impl Error {
                 io::ErrorKind::PermissionDenied => "the socket is root's: run this with sudo".into(),
                 _ => "start it: sudo tcpfsm run --iface NAME (or name its socket: --socket PATH)".into(),
             }),
+            Self::Silent { .. } => {
+                Some("is it stopped, or does the machine have no time for it? 64 clients at once are all it serves".into())
+            }
             Self::ConfigRead { .. } | Self::Config { .. } => {
                 Some("`tcpfsm config default` prints a complete one with comments".into())
             }
@@ -243,9 +264,9 @@ impl Error {
 
     /// Tells the user.
     pub fn print(&self) {
-        eprintln!("tcpfsm: {self}");
+        complain!("tcpfsm: {self}");
         if let Some(remedy) = self.remedy() {
-            eprintln!("  remedy: {remedy}");
+            complain!("  remedy: {remedy}");
         }
     }
 }

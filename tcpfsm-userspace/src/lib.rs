@@ -16,6 +16,9 @@
 //! alive.rs   how long nobody observed
 //! ```
 
+// `eprintln!` panics where nobody reads any more: see `error::complain`.
+#![deny(clippy::print_stderr)]
+
 pub mod alive;
 pub mod cli;
 pub mod clock;

@@ -56,5 +56,7 @@ pub fn start(level: LogLevel) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
+        // They would go where the line could not be written.
+        .log_internal_errors(false)
         .try_init();
 }

@@ -9,10 +9,10 @@ use std::{
     fs,
     io::ErrorKind,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use loopback::{Leak, in_namespace, tcpfsm, text, wait_for};
+use loopback::{Leak, Running, in_namespace, tcpfsm, text, wait_for};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
@@ -23,18 +23,8 @@ use tcpfsm_userspace::BPF_OBJECT;
 const JOURNALD: &str = "/usr/lib/systemd/systemd-journald";
 const JOURNALS: &str = "/run/log/journal";
 
-/// Killed when the test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn start(command: &mut Command) -> Running {
-    Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 /// An empty `/run` that only this thread and its children see, with a journald that listens in it.

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::{self, FLOOR_VARIABLE, OBJECT_VARIABLE, host};
+use crate::build::{FLOOR_VARIABLE, OBJECT_VARIABLE, Profile, build, host};
 use crate::command::is_root;
 use crate::progress::run_shown;
 use crate::setup::{self, Needs};
@@ -43,7 +43,7 @@ fn run(workspace: &Workspace, arguments: &[String], build_only: bool, needs_root
     }
     let toolchain = setup::ensure(workspace, Needs::Tests)?;
     // The daemon too: the wire groups run it.
-    build::build(workspace, &toolchain, false)?;
+    build(workspace, &toolchain, Profile::Release)?;
     run_shown("Building the bench", bench(workspace).arg("--no-run"))?;
     if build_only {
         return Ok(ExitCode::SUCCESS);

@@ -20,22 +20,41 @@ pub const FLOOR_VARIABLE: &str = "TCPFSM_FLOOR_OBJECT";
 
 const TARGET: &str = "bpfel-unknown-none";
 
+/// How the host crates are compiled: profiles of `Cargo.toml`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly.
+    Dev,
+    /// For users.
+    Release,
+    /// For tests, and for clippy, which shares build scripts and procedural macros with them.
+    Checked,
+}
+
+impl Profile {
+    /// Its name for `cargo --profile`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+            Self::Checked => "checked",
+        }
+    }
+}
+
 /// The subcommand.
 pub fn main(workspace: &Workspace, debug: bool) -> Result<()> {
     let toolchain = setup::ensure(workspace, Needs::Build)?;
-    build(workspace, &toolchain, debug)?;
+    build(workspace, &toolchain, if debug { Profile::Dev } else { Profile::Release })?;
     note(&format!("built {}", workspace.short(&workspace.daemon(debug))));
     Ok(())
 }
 
 /// Both halves, with a toolchain that is known to be there.
-pub fn build(workspace: &Workspace, toolchain: &Toolchain, debug: bool) -> Result<()> {
+pub fn build(workspace: &Workspace, toolchain: &Toolchain, profile: Profile) -> Result<()> {
     build_object(workspace, toolchain)?;
     let mut command = host(workspace, "build");
-    command.args(["--package", "tcpfsm-userspace"]);
-    if !debug {
-        command.arg("--release");
-    }
+    command.args(["--package", "tcpfsm-userspace", "--profile", profile.name()]);
     run_shown("Building the daemon", &mut command)
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::build::{host, kernel};
+use crate::build::{Profile, host, kernel};
 use crate::command::{host_cargo, which};
 use crate::progress::{note, run_shown};
 use crate::setup::Toolchain;
@@ -65,8 +65,9 @@ pub fn check_host(workspace: &Workspace) -> Result<Outcome> {
 
 fn clippy(workspace: &Workspace, what: &str, targets: &[&str], lints: &[&str]) -> Result<()> {
     let mut command = host(workspace, "clippy");
-    // The release profile, so that build scripts and procedural macros are shared with the build.
-    command.args(["--workspace", "--exclude", "tcpfsm-ebpf", "--release"]).args(targets);
+    command
+        .args(["--workspace", "--exclude", "tcpfsm-ebpf", "--profile", Profile::Checked.name()])
+        .args(targets);
     command.args(["--", "-Dwarnings"]).args(lints);
     run_shown(what, &mut command)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::build::build;
+use crate::build::{Profile, build};
 use crate::command::is_root;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
@@ -69,7 +69,7 @@ impl Arguments {
 pub fn main(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.no_build && arguments.daemon.is_none() {
         let toolchain = setup::ensure(workspace, Needs::Network)?;
-        build(workspace, &toolchain, false)?;
+        build(workspace, &toolchain, Profile::Release)?;
     }
     let program = arguments.daemon.clone().unwrap_or_else(|| workspace.daemon(false));
     if !program.is_file() {

@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::build::build;
+use crate::build::{Profile, build};
 use crate::command::is_root;
 use crate::lab::stale::RunDirectory;
 use crate::lab::{Family, IFACE_A, IFACE_B};
@@ -138,7 +138,7 @@ pub fn main(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
         );
     }
     let toolchain = setup::ensure(workspace, Needs::Network)?;
-    build(workspace, &toolchain, false)?;
+    build(workspace, &toolchain, Profile::Release)?;
     let full = if loss > 0 || reorder > 0 { 20_000 } else { 100_000 };
     let connections = if quick { 2_000 } else { connections.unwrap_or(full) };
     let report = run(&workspace.daemon(false), Settings { connections, loss, reorder, watch, menu })?;

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xtask::lab::peer::ScriptedPeer;
 use xtask::lab::segment::{ACK, FIN, RST};
@@ -73,8 +73,11 @@ fn a_script_gets_a_socket_into_closing() {
         assert_eq!(sockets::state(lab.a(), near, far).unwrap(), Some("closing"));
         peer.acknowledge(&fin);
         peer.send(ACK).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(sockets::state(lab.a(), near, far).unwrap(), Some("time_wait"));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while sockets::state(lab.a(), near, far).unwrap() != Some("time_wait") {
+            assert!(Instant::now() < deadline, "it does not come to TIME-WAIT");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

@@ -14,7 +14,7 @@ const ETHERTYPE_8021AD: u16 = u16::from_be(EtherType::Ieee8021ad as u16);
 const ETHERTYPE_QINQ_OLD: u16 = u16::from_be(EtherType::Ieee8021QinQ1 as u16);
 
 /// Which network header follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Network {
     /// IPv4.
     Ipv4,

@@ -6,7 +6,7 @@ use super::print;
 use crate::{
     cli::CheckArgs,
     control::filter::Filter,
-    error::Result,
+    error::{Result, complain},
     explain::texts,
     export::{
         owner,
@@ -52,7 +52,7 @@ pub(super) fn check(args: CheckArgs) -> Result<ExitCode> {
     let unknown = if severity <= Severity::Warning { unknown } else { 0 };
     if json {
         if unknown > 0 {
-            eprintln!("tcpfsm: {}", of_unknown_kinds(unknown));
+            complain!("tcpfsm: {}", of_unknown_kinds(unknown));
         }
         let mut text = String::new();
         found.iter().for_each(|report| crate::export::jsonl::write(&mut text, report));

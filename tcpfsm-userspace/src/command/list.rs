@@ -13,7 +13,7 @@ use crate::{
         client::{Answer, Conversation},
         protocol::{FlowLine, Notice, Request, What},
     },
-    error::{Error, Result},
+    error::{Error, Result, complain},
     export::{
         owner,
         text::{Width, bytes},
@@ -28,7 +28,7 @@ const LEGEND: &str = "* this host's end   ? assumed: that end has not proved it 
 pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
     let ListArgs { filter, output, socket } = args;
     if matches!(output, ListFormat::Table | ListFormat::Wide) && std::io::stderr().is_terminal() {
-        eprintln!("{LEGEND}   {}", owner::LEGEND);
+        complain!("{LEGEND}   {}", owner::LEGEND);
     }
     let request = Request::new(What::List, filter.filter(Vec::new()));
     let mut conversation = Conversation::start(&socket.socket, &request)?;
@@ -44,7 +44,7 @@ pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
                 }
             },
             Some(Answer::Notice(Notice::End(_))) => break,
-            Some(Answer::Notice(Notice::Note(words))) => eprintln!("tcpfsm: {words}"),
+            Some(Answer::Notice(Notice::Note(words))) => complain!("tcpfsm: {words}"),
             Some(Answer::Notice(Notice::Error(_) | Notice::Lost(_))) => {}
             None => return Err(conversation.hung_up()),
         }

@@ -1,12 +1,6 @@
 //! `tcpfsm run`: the daemon, from the command line to the last summary.
 
-use std::{
-    future::Future,
-    path::Path,
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{future::Future, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use aya_log::EbpfLogger;
 use tcpfsm_common::abi::{ByMapAndState, Health};
@@ -149,9 +143,8 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }));
     if let Some(listener) = listener {
         info!("metrics on http://{}/metrics", config.metrics);
-        let ready = Arc::new(AtomicBool::new(true));
         let stopping = stopped(stopping.clone());
-        tokio::spawn(http::serve(listener, Arc::clone(&insight) as _, ready, stopping));
+        tokio::spawn(http::serve(listener, Arc::clone(&insight) as _, stopping));
     }
     let printing = tokio::spawn(async move {
         let error = unwritten.await.ok()?;

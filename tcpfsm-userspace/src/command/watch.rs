@@ -13,7 +13,7 @@ use crate::{
         protocol::{Notice, Request, What},
     },
     detect::AnomalyKind,
-    error::{Error, Result},
+    error::{Error, Result, complain},
     export::text::{LEGEND, TextLines, Width},
     report::Report,
 };
@@ -52,7 +52,7 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
         WatchFormat::Jsonl => None,
     };
     if let Some(lines) = &lines {
-        eprintln!("{LEGEND}");
+        complain!("{LEGEND}");
         print(&lines.header())?;
     }
     let mut stdout = BufWriter::new(std::io::stdout().lock());
@@ -76,7 +76,7 @@ pub(super) fn watch(args: WatchArgs) -> Result<ExitCode> {
                 stdout.write_all(shown.as_bytes()).map_err(failed())?;
             }
             Answer::Notice(Notice::Lost(count)) => {
-                eprintln!("tcpfsm: {count} events were dropped: this reader is too slow");
+                complain!("tcpfsm: {count} events were dropped: this reader is too slow");
             }
             Answer::Notice(Notice::Error(_) | Notice::End(_) | Notice::Note(_)) => {}
         }

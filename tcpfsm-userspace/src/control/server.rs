@@ -1,15 +1,16 @@
 //! The daemon's end of the socket.
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
     future::Future,
     io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use rustix::{fs::Mode, process::umask};
 use tokio::{net::UnixListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tracing::debug;
 
@@ -55,7 +56,7 @@ impl ControlSocket {
         check_free(path)?;
         let failed = |cause| Error::Socket { path: path.to_owned(), cause };
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::create_dir_all(directory).map_err(failed)?;
+            DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         }
         match fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
@@ -64,8 +65,11 @@ impl ControlSocket {
             }
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        let socket = Self { listener, path: path.to_owned() };
+        // Nobody else may connect before its mode is set.
+        let usual = umask(Mode::from_raw_mode(0o117));
+        let listener = UnixListener::bind(path);
+        umask(usual);
+        let socket = Self { listener: listener.map_err(failed)?, path: path.to_owned() };
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
         Ok(socket)
     }

@@ -5,10 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,6 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
 };
 use tokio_io_timeout::TimeoutStream;
 use tracing::warn;
@@ -32,9 +30,12 @@ use tracing::warn;
 use crate::error::{Error, Result};
 
 /// Connections at a time; one more waits.
-const MAX_CLIENTS: usize = 32;
+const MAX_CLIENTS: usize = 128;
 
-/// A client that sends nothing, or reads nothing, for so long is hung up on: longer than between two scrapes.
+/// A client whose first request is not there after so long is hung up on: anybody on this host may connect.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// So is one that sends nothing, or reads nothing, for so long: longer than between two scrapes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the server serves.
@@ -54,20 +55,20 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|cause| Error::Metrics { address, cause })
 }
 
-/// Serves until `stop` is ready. `ready` says whether everything is attached.
+/// Serves until `stop` is ready; from its first answer on everything is attached.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<dyn Metrics>,
-    ready: Arc<AtomicBool>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let router = Router::new()
         .route("/", get(index))
         .route("/metrics", get(show_metrics))
         .route("/-/healthy", get(|| async { "healthy\n" }))
-        .route("/-/ready", get(show_ready))
-        .with_state(Served { metrics, ready });
-    let clients = Clients { listener, seats: Arc::new(Semaphore::new(MAX_CLIENTS)), patience: PATIENCE };
+        .route("/-/ready", get(|| async { "ready\n" }))
+        .with_state(metrics);
+    let seats = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let clients = Clients { listener, seats, first: FIRST, patience: PATIENCE };
     if let Err(error) = axum::serve(clients, router).with_graceful_shutdown(stop).await {
         warn!("metrics are served no more: {error}");
     }
@@ -77,6 +78,7 @@ pub async fn serve(
 struct Clients {
     listener: TcpListener,
     seats: Arc<Semaphore>,
+    first: Duration,
     patience: Duration,
 }
 
@@ -90,7 +92,8 @@ impl Listener for Clients {
         let mut stream = TimeoutStream::new(stream);
         stream.set_read_timeout(Some(self.patience));
         stream.set_write_timeout(Some(self.patience));
-        (Client { stream: Box::pin(stream), _seat: seat }, address)
+        let first = Some(Box::pin(sleep(self.first)));
+        (Client { stream: Box::pin(stream), first, _seat: seat }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -101,6 +104,8 @@ impl Listener for Clients {
 /// A client, and its seat for as long as it stays.
 struct Client {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    /// Ready when its first request is late; none once that is answered.
+    first: Option<Pin<Box<Sleep>>>,
     _seat: OwnedSemaphorePermit,
 }
 
@@ -110,12 +115,16 @@ impl AsyncRead for Client {
         cx: &mut Context<'_>,
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.first.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         self.stream.as_mut().poll_read(cx, to)
     }
 }
 
 impl AsyncWrite for Client {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        self.first = None;
         self.stream.as_mut().poll_write(cx, from)
     }
 
@@ -128,12 +137,6 @@ impl AsyncWrite for Client {
     }
 }
 
-#[derive(Clone)]
-struct Served {
-    metrics: Arc<dyn Metrics>,
-    ready: Arc<AtomicBool>,
-}
-
 async fn index() -> Html<&'static str> {
     Html(
         "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>tcpfsm</title><h1>tcpfsm</h1>\
@@ -142,9 +145,9 @@ async fn index() -> Html<&'static str> {
     )
 }
 
-async fn show_metrics(State(served): State<Served>) -> Response {
+async fn show_metrics(State(metrics): State<Arc<dyn Metrics>>) -> Response {
     // Rendering may wait for a sweep: not on a thread that others need.
-    let rendered = tokio::task::spawn_blocking(move || served.metrics.render())
+    let rendered = tokio::task::spawn_blocking(move || metrics.render())
         .await
         .unwrap_or_else(|error| Err(Error::Answer(error.to_string())));
     match rendered {
@@ -152,14 +155,6 @@ async fn show_metrics(State(served): State<Served>) -> Response {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
-async fn show_ready(State(served): State<Served>) -> (StatusCode, &'static str) {
-    if served.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
 }
 
@@ -172,27 +167,54 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn who_says_nothing_is_hung_up_on_and_makes_room() {
+    /// A server with two seats.
+    async fn serve_two(first: Duration, patience: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let patience = Duration::from_millis(300);
-        let clients = Clients { listener, seats: Arc::new(Semaphore::new(2)), patience };
+        let clients = Clients { listener, seats: Arc::new(Semaphore::new(2)), first, patience };
         let router = Router::new().route("/", get(index));
         tokio::spawn(async move { axum::serve(clients, router).await });
+        address
+    }
+
+    async fn ask(address: SocketAddr, connection: &str) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: {connection}\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_hung_up_on_and_makes_room() {
+        let first = Duration::from_secs(2);
+        let address = serve_two(first, 100 * first).await;
         let mut silent = Vec::new();
         for _ in 0..2 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        let mut waits = TcpStream::connect(address).await.unwrap();
-        waits.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut waits = ask(address, "close").await;
         let mut page = String::new();
-        let answered = timeout(patience / 3, waits.read_to_string(&mut page)).await;
+        let answered = timeout(first / 10, waits.read_to_string(&mut page)).await;
         assert!(answered.is_err(), "both seats are taken: {page}");
         waits.read_to_string(&mut page).await.unwrap();
         assert!(page.starts_with("HTTP/1.1 200 OK"), "{page}");
         for mut client in silent {
             assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "hung up on");
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_may_be_silent_for_longer() {
+        let first = Duration::from_millis(500);
+        let address = serve_two(first, 4 * first).await;
+        let mut client = ask(address, "keep-alive").await;
+        let (mut page, mut part) = (Vec::new(), [0; 4096]);
+        while !page.ends_with(b"</html>\n") {
+            let count = client.read(&mut part).await.unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&page));
+            page.extend_from_slice(&part[..count]);
+        }
+        assert!(timeout(2 * first, client.read(&mut part)).await.is_err(), "not hung up on yet");
+        assert_eq!(client.read(&mut part).await.unwrap(), 0, "hung up on");
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::Output,
-    error::{Error, Result},
+    error::{Error, Result, complain},
     pipeline::{Backlog, Losses, SharedGauges, Sink},
     report::Report,
 };
@@ -73,7 +73,7 @@ pub fn start(
         Output::Jsonl => (Format::Jsonl, String::new()),
         Output::Text => {
             let lines = TextLines::new(Width::Table);
-            eprintln!("{LEGEND}");
+            complain!("{LEGEND}");
             let header = lines.header();
             (Format::Text(lines), header)
         }

@@ -13,7 +13,7 @@ use super::{
     addresses::Addresses,
     cgroup::Placement,
     cgroup_ids::CgroupIds,
-    fds::{FdIndex, Holder},
+    fds::FdIndex,
     owner::{Answer, Confidence, Owner, Whose, WhyUnowned},
     process::{Process, Processes},
     sock_diag::{SockDiag, Socket, States},
@@ -147,15 +147,9 @@ impl Host {
         self.owner(&listener)
     }
 
-    /// The unit, container and pod that the flow's socket was made in, where no process can be named: without the
-    /// capabilities for that, or after the socket was closed (but not in TIME_WAIT). Needs cgroup v2 and
-    /// kernel 5.9; `None` also for a socket made in the root cgroup.
-    pub fn placement_of(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<Placement> {
-        let socket = self.socket(local, remote).ok()??;
-        self.placement(&socket)
-    }
-
-    /// The same for a socket at hand, from [`sockets`](Self::sockets) for one.
+    /// The unit, container and pod that a socket was made in, where no process can be named: without the capabilities for that,
+    /// or after it was closed (but not in TIME_WAIT). Needs cgroup v2 and kernel 5.9; `None` also for one made in the root
+    /// cgroup.
     pub fn placement(&mut self, socket: &Socket) -> Option<Placement> {
         let placement = Placement::of_path(self.cgroups.path(socket.cgroup?)?);
         (placement != Placement::default()).then_some(placement)
@@ -213,16 +207,6 @@ impl Host {
         sockets
     }
 
-    /// The process and descriptor that hold a socket with this inode.
-    pub fn holder(&mut self, inode: u32) -> Option<Holder> {
-        self.fds.holder(inode)
-    }
-
-    /// More about a process than an [`Owner`] tells.
-    pub fn process(&mut self, pid: u32) -> Option<&Process> {
-        self.processes.find(pid)
-    }
-
     /// What keeps owners from being found, if anything does.
     #[must_use]
     pub fn degraded(&self) -> Option<&str> {
@@ -234,8 +218,7 @@ impl Host {
         let confidence =
             if socket.state == State::Listen { Confidence::Listener } else { Confidence::Socket };
         let holder = self.fds.holder(socket.inode)?;
-        let Process { pid, comm, exe, cmdline: _, started: _, placement } =
-            self.processes.find(holder.pid)?.clone();
+        let Process { pid, comm, exe, placement } = self.processes.find(holder.pid)?.clone();
         let Placement { unit, container, pod } = placement;
         Some(Owner { pid, comm, exe, unit, container, pod, confidence })
     }

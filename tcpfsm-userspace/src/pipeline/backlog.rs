@@ -64,12 +64,12 @@ mod tests {
     #[test]
     fn who_gets_on_is_waited_for() {
         let shared = Arc::new(Shared::default());
-        shared.backlog.bytes.store(8, Ordering::Relaxed);
+        shared.backlog.bytes.store(20, Ordering::Relaxed);
         let stdout = spawn({
             let shared = Arc::clone(&shared);
             move || {
                 while shared.backlog.bytes.fetch_sub(1, Ordering::Relaxed) > 1 {
-                    sleep(STANDSTILL / 3);
+                    sleep(STANDSTILL / 10);
                 }
             }
         });

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{input::Input, pcap, pcapng};
+use crate::error::describe;
 
 /// The largest frame that is believed. Wireshark and libpcap refuse more than 256 KiB for network links; BIG
 /// TCP super-packets are at most 512 KiB.
@@ -58,7 +59,7 @@ impl From<io::Error> for CaptureError {
 impl fmt::Display for CaptureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "{error}"),
+            Self::Io(error) => write!(f, "cannot be read: {}", describe(error)),
             Self::NotACapture(None) => write!(f, "not a capture file: expected pcap or pcapng"),
             Self::NotACapture(Some(what)) => write!(f, "not a capture file but {what}"),
             Self::Truncated(offset) => write!(f, "ends in the middle of the record at byte {offset}"),

@@ -30,6 +30,7 @@ pub(super) struct Fragments {
 /// What the fragments of one datagram have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Identity {
+    network: Network,
     src: [u8; 16],
     dst: [u8; 16],
     id: u32,
@@ -81,6 +82,7 @@ impl<'a> Fragment<'a> {
         };
         Some(Self {
             identity: Identity {
+                network: Network::Ipv4,
                 src: address(12)?,
                 dst: address(16)?,
                 id: u32::from(packet.u16(4)?),
@@ -112,6 +114,7 @@ impl<'a> Fragment<'a> {
                     let protocol = packet.u8(at)?;
                     return Some(Self {
                         identity: Identity {
+                            network: Network::Ipv6,
                             src: packet.read(8)?,
                             dst: packet.read(24)?,
                             id: packet.u32(at + 4)?,
@@ -303,5 +306,21 @@ mod tests {
         let pieces = cut(&[0; 48], 24);
         assert_eq!(add(&mut fragments, &pieces[0], 0), None);
         assert_eq!(add(&mut fragments, &pieces[1], LIFETIME + 1), None);
+    }
+    /// An IPv6 packet from the addresses that an IPv4 one's are, and zeros behind, with the same identification.
+    #[test]
+    fn fragments_of_two_families_are_not_put_together() {
+        let mut fragments = Fragments::default();
+        let mut first = cut(&[0; 48], 24).remove(0);
+        first[9] = 0;
+        assert_eq!(add(&mut fragments, &first, 0), None);
+        let mut last = vec![0x60, 0, 0, 0, 0, 32, 44, 64];
+        for address in [&first[12..16], &first[16..20]] {
+            last.extend(address);
+            last.resize(last.len() + 12, 0);
+        }
+        last.extend([0, 0, 0, 24, 0, 0, 0, 7]);
+        last.extend([0; 24]);
+        assert!(fragments.add(&Fragment::parse(Network::Ipv6, &last).unwrap(), 0).is_none());
     }
 }

@@ -47,6 +47,8 @@ use self::{
     zeek::Packet,
 };
 
+use crate::error::{complain, describe};
+
 pub use self::output::Format;
 
 /// Replay capture files through the state machine.
@@ -94,14 +96,14 @@ pub fn run(args: &ReplayArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match replay_file(file, args, &mut lines) {
             Ok(counts) => {
                 if args.stats {
-                    eprintln!("{}: {counts}", file.display());
+                    complain!("{}: {counts}", file.display());
                 }
             }
             // Whoever reads has seen enough (`| head`).
             Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(code),
             Err(Failure::Output(error)) => return Err(error).context("cannot write the result"),
             Err(Failure::Input(error)) => {
-                eprintln!("tcpfsm: {error:#}");
+                complain!("tcpfsm: {error:#}");
                 code = ExitCode::FAILURE;
             }
         }
@@ -138,7 +140,7 @@ fn replay_file(path: &Path, args: &ReplayArgs, lines: &mut Lines<'_>) -> Result<
                 ErrorKind::PermissionDenied => "read it as a user who may, or change its mode",
                 _ => "check that it is a readable file",
             };
-            Err(Failure::Input(anyhow!("cannot open {name}: {error}; {remedy}")))
+            Err(Failure::Input(anyhow!("cannot open {name}: {}; {remedy}", describe(&error))))
         }
     }
 }
@@ -161,6 +163,7 @@ fn replay(
     let mut decoder = Decoder::new(want);
     let mut tracker = Tracker::new(want);
     let mut counts = Counts::default();
+    let mut broken = None;
     loop {
         match capture.next() {
             Ok(Some(frame)) => {
@@ -180,22 +183,26 @@ fn replay(
                 }
             }
             Ok(None) => break,
-            Err(error) if error.is_partial() => {
-                eprintln!(
-                    "tcpfsm: warning: {name} {error}; replayed the {} packets before it",
-                    counts.packets
-                );
+            Err(error) => {
+                if counts.packets > 0 || error.is_partial() {
+                    complain!(
+                        "tcpfsm: warning: {name} {error}; replayed the {} packets before it",
+                        counts.packets
+                    );
+                }
+                if !error.is_partial() {
+                    broken = Some(refuse(&error));
+                }
                 break;
             }
-            Err(error) => return Err(refuse(&error)),
         }
     }
     if let Some(link) = counts.unknown_link {
-        eprintln!("tcpfsm: warning: {name}: frames of link type {link} are not understood and were skipped");
+        complain!("tcpfsm: warning: {name}: frames of link type {link} are not understood and were skipped");
     }
     tracker.end();
     finished(tracker.finished(), lines)?;
-    Ok(counts)
+    broken.map_or(Ok(counts), Err)
 }
 
 /// One frame: to the tracker, and what that says to the output. Says whether it belongs to a flow; fragments

@@ -53,7 +53,7 @@ impl Program {
     ) -> Self {
         let mut program = Self::start(namespace, program, arguments);
         wait_for("the server to listen", || {
-            assert_eq!(program.0.try_wait().unwrap(), None, "it ended at once");
+            assert!(program.runs(), "it ended at once");
             let sockets = sockets::list(namespace).unwrap();
             sockets.iter().any(|socket| socket.local == address && socket.state == "listen")
         });
@@ -92,6 +92,11 @@ impl Program {
         );
         fs::write(directory.join("nginx.conf"), configuration).unwrap();
         Self::listening(lab.a(), NGINX, &["-e", &at("nginx.log"), "-c", &at("nginx.conf")], WEB)
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
     }
 
     pub(crate) fn pid(&self) -> u32 {

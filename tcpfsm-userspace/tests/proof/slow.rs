@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use tcpfsm_userspace::detect::AnomalyKind;
+use xtask::lab::sockets;
 
 use crate::{
     needs,
-    programs::{NGINX, Program, WEB},
+    programs::{NGINX, Program, WEB, wait_for},
     stage::{Due, Owner, Stage},
 };
 
@@ -20,8 +21,14 @@ fn slow_headers_are_not_tcps_business() {
     let _nginx = Program::nginx(&stage.lab, stage.directory.path());
     let url = format!("http://{WEB}/");
     let arguments = ["-H", "-c", "100", "-r", "100", "-i", "1", "-l", "5", "-p", "3", "-u", &url];
-    let _slow = Program::start(stage.lab.b(), SLOWHTTPTEST, &arguments);
-    std::thread::sleep(Duration::from_secs(4));
+    let mut slow = Program::start(stage.lab.b(), SLOWHTTPTEST, &arguments);
+    let open = || {
+        let sockets = sockets::list(stage.lab.a()).unwrap();
+        sockets.iter().filter(|socket| socket.local == WEB && socket.state == "established").count()
+    };
+    wait_for("the slow clients", || open() >= 90);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(slow.runs(), "slowhttptest ended early");
     stage.finish(&[]);
 }
 

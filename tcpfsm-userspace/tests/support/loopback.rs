@@ -4,13 +4,15 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{self, Read as _},
     net::{Shutdown, TcpListener, TcpStream},
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::Value;
 
 /// Runs a test in a network namespace of its own; it ends with the thread and its children.
@@ -62,9 +64,46 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A running daemon; killed when the test fails.
+/// A process; killed when the test ends, however it ends.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
+        unsafe {
+            command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from));
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running daemon.
 pub(crate) struct Daemon {
-    child: Child,
+    pub(crate) process: Running,
     pub(crate) socket: PathBuf,
     stdout: PathBuf,
     stderr: PathBuf,
@@ -73,21 +112,19 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn start(directory: &Path, args: &[&str]) -> Self {
         let [socket, stdout, stderr] = ["tcpfsm.sock", "stdout", "stderr"].map(|name| directory.join(name));
-        let child =
+        let process = Running::start(
             tcpfsm(&["run", "--iface", "lo", "--metrics", "off", "-o", "jsonl", "--sweep-interval", "100ms"])
                 .arg("--socket")
                 .arg(&socket)
                 .args(args)
                 .stdout(File::create(&stdout).unwrap())
                 .stderr(File::create(&stderr).unwrap())
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap();
-        let mut daemon = Self { child, socket, stdout, stderr };
+                .stdin(Stdio::null()),
+        );
+        let mut daemon = Self { process, socket, stdout, stderr };
         wait_for("the socket", || {
-            let ended = daemon.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended at once: {}", daemon.stderr());
-            daemon.socket.exists()
+            assert!(!daemon.process.has_ended(), "the daemon ended at once: {}", daemon.stderr());
+            UnixStream::connect(&daemon.socket).is_ok()
         });
         daemon
     }
@@ -124,15 +161,9 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 pub(crate) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    // Loading the programs may take that long on a busy machine.
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !ready() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -19,9 +19,6 @@ use crate::lab::{Family, Lab, sockets};
 /// The hidden subcommand under which xtask plays the server.
 pub const SUBCOMMAND: &str = "demo-leaky-server";
 
-/// What `ps` and the tracker call the process.
-pub const COMM: &str = "leaky-server";
-
 /// Even a leak should not grow for ever when a demo runs all night.
 const MOST: usize = 64;
 
@@ -75,6 +72,7 @@ impl Drop for LeakyServer {
 
 /// The server process: accepts, and does nothing else.
 pub fn main() -> Result<()> {
+    // As `ps` and the tracker will call it.
     rustix::thread::set_name(c"leaky-server").context("set the process name")?;
     let other = thread::spawn(|| leak(Family::V6));
     leak(Family::V4)?;

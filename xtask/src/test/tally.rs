@@ -9,6 +9,8 @@ pub(super) struct Tally {
     /// `test: reason` of tests that passed without having tested.
     pub(super) skipped: Vec<String>,
     pub(super) failures: Vec<String>,
+    /// Test programs that began and have not said how they ended: one may have crashed.
+    unfinished: u32,
     section: Section,
     test: String,
 }
@@ -33,7 +35,11 @@ impl Tally {
             self.section = Section::Failures;
             return true;
         }
+        if line.strip_prefix("running ").is_some_and(|rest| rest.ends_with(" tests") || rest == "1 test") {
+            self.unfinished += 1;
+        }
         if let Some(result) = line.strip_prefix("test result: ") {
+            self.unfinished = self.unfinished.saturating_sub(1);
             self.section = Section::Results;
             self.add(result);
             // A filter leaves nothing to run in most programs; that is not worth a line each.
@@ -60,6 +66,14 @@ impl Tally {
             Section::Successes => false,
             Section::Failures => true,
         }
+    }
+
+    /// Whether these failures are all that went wrong.
+    pub(super) fn is_nothing_but(&self, failures: &[String]) -> bool {
+        self.unfinished == 0
+            && !failures.is_empty()
+            && self.failed as usize == self.failures.len()
+            && self.failures.iter().all(|name| failures.contains(name))
     }
 
     /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
@@ -119,7 +133,17 @@ test result: FAILED. 2 passed; 1 failed; 4 ignored; 0 measured; 0 filtered out; 
         assert_eq!((tally.passed, tally.failed, tally.ignored), (2, 1, 4));
         assert_eq!(tally.skipped, ["c: needs root"]);
         assert_eq!(tally.failures, ["b"]);
+        assert!(tally.is_nothing_but(&["b".into()]) && !tally.is_nothing_but(&["a".into()]));
         assert!(shown.contains(&"assertion failed"));
         assert!(shown.contains(&"measured: 2 s") && !shown.contains(&"chatter"));
+    }
+    #[test]
+    fn a_program_that_crashes_is_no_failure_of_a_test() {
+        let mut tally = Tally::default();
+        for line in ["running 2 tests", "test a ... ok", "running 1 test", "test late ... FAILED"] {
+            tally.read(line);
+        }
+        tally.read("test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert!(!tally.is_nothing_but(&["late".into()]), "the first program did not come to its end");
     }
 }

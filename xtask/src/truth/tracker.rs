@@ -96,8 +96,6 @@ impl Tracker {
             }
             stop::sleep(Duration::from_millis(20));
         }
-        // It answers a moment before everything is attached.
-        stop::sleep(Duration::from_millis(200));
         Ok(())
     }
 

@@ -37,6 +37,34 @@ fn replayed(file: &[u8], want: Want, format: Format) -> (String, u64) {
     }
 }
 
+/// A medium that fails in the middle.
+struct Broken<'a>(&'a [u8]);
+
+impl std::io::Read for Broken<'_> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() {
+            return Err(std::io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.0.read(to)
+    }
+}
+
+#[test]
+fn what_was_read_before_an_error_is_told() {
+    let file = raw(&[(true, SYN, 0, 0, 0), (false, SYN | ACK, 0, 1, 0)]);
+    let mut out = Vec::new();
+    let mut lines = Lines::new(&mut out, Format::Jsonl);
+    let Err(Failure::Input(error)) = replay("test", Broken(&file), &ReplayArgs::default(), &mut lines) else {
+        panic!("an error of the medium is one")
+    };
+    assert!(
+        error.to_string().contains("input/output error") && !error.to_string().contains("os error"),
+        "{error}"
+    );
+    lines.flush().unwrap();
+    assert_eq!(String::from_utf8(out).unwrap().lines().count(), 1);
+}
+
 const PLAIN: Kind = KINDS[0];
 const RAW: u16 = 101;
 
