@@ -7,15 +7,11 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use tcpfsm_common::{
-    packet::{PacketBytes, PacketHead, holds_headers},
+    packet::{PacketBytes, PacketHead},
     segment::TcpOptions,
 };
 
-use crate::work::Work;
-
-/// How much of a packet must be in its linear part before it is parsed: Ethernet, three tags, IPv6 with
-/// extensions, TCP with options.
-const HEADERS: u32 = 192;
+use crate::{maps::HEADERS, work::Work};
 
 /// A packet whose bytes the kernel copies out at an offset.
 pub(crate) trait Source {
@@ -57,45 +53,22 @@ impl Source for TcContext {
     }
 }
 
-/// The linear part of a packet, between two pointers that the verifier follows.
-pub(crate) struct Linear<'a, C> {
+/// What lies in one piece at a packet's beginning, between two pointers that the verifier follows: the linear part of an skb,
+/// the first buffer of a frame. A driver may have left headers, or all there is, in fragments.
+pub(crate) struct Linear {
     start: usize,
     end: usize,
-    source: &'a C,
 }
 
-impl<'a> Linear<'a, XdpContext> {
-    /// The first buffer of a frame: drivers leave the headers there, also of a multi-buffer frame.
+impl Linear {
     #[inline(always)]
-    pub(crate) fn of_xdp(ctx: &'a XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
-    }
-}
-
-impl<'a> Linear<'a, TcContext> {
-    /// The linear part of an skb as it is. A driver may have left headers in fragments.
-    #[inline(always)]
-    pub(crate) fn of_skb(ctx: &'a TcContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), source: ctx }
+    pub(crate) fn of_xdp(ctx: &XdpContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end() }
     }
 
-    /// The linear part of an skb, with the headers in it: those that are in fragments are pulled in, which changes where the
-    /// kernel keeps them, not what they say. It is a copy, sometimes of the whole head: payload is left where it is.
     #[inline(always)]
-    pub(crate) fn of_skb_pulled(ctx: &'a TcContext) -> Self {
-        let wanted = ctx.len().min(HEADERS);
-        if ctx.data() + wanted as usize > ctx.data_end() && !holds_headers(&Self::of_skb(ctx)) {
-            let _ = ctx.pull_data(wanted);
-        }
-        Self::of_skb(ctx)
-    }
-}
-
-impl<C: Source> Linear<'_, C> {
-    /// How long the packet is, beyond its linear part too.
-    #[inline(always)]
-    pub(crate) fn len(&self) -> usize {
-        self.source.len()
+    pub(crate) fn of_skb(ctx: &TcContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end() }
     }
 
     /// Whether the `len` bytes at `start` are there.
@@ -144,7 +117,7 @@ impl<const N: usize> PacketHead for Head<N> {
     }
 }
 
-impl<C: Source> PacketBytes for Linear<'_, C> {
+impl PacketBytes for Linear {
     type Head<const N: usize> = Head<N>;
 
     #[inline(always)]
@@ -152,7 +125,84 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
         self.holds(self.start, N).then_some(Head(self.start))
     }
 
-    /// Copies them to the desk: `tcpfsm_segment` reads them there.
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let start = self.start + offset;
+        if !self.holds(start, N) {
+            return None;
+        }
+        // SAFETY: `start..start + N` lies in the packet.
+        Some(unsafe { load(start) })
+    }
+}
+
+/// Where a packet's headers are copied to.
+#[repr(C, align(8))]
+pub(crate) struct HeaderBytes {
+    bytes: [u8; Self::MAX + 40],
+    /// How many of them are the packet's.
+    len: u64,
+}
+
+impl HeaderBytes {
+    /// How much of a packet is looked at: Ethernet, tags, an IP header with options or extensions, TCP with options, and what an
+    /// ICMP error quotes. What is behind it is room for the verifier.
+    const MAX: usize = 256;
+}
+
+/// A packet's headers, copied, wherever the kernel keeps them: so nothing of the packet is moved. Pulling them together would break
+/// what the kernel's own segmentation relies on, and an XDP program can do that only since Linux 6.18.
+pub(crate) struct Headers<'a, C> {
+    copy: &'static HeaderBytes,
+    source: &'a C,
+}
+
+impl<'a, C: Source> Headers<'a, C> {
+    /// Copies them.
+    #[inline(always)]
+    pub(crate) fn take(source: &'a C) -> Option<Self> {
+        let copy = HEADERS.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own element; programs on these hooks run with softirqs off and do not nest.
+        let copy = unsafe { &mut *copy };
+        let len = source.len().min(HeaderBytes::MAX);
+        // The helper takes no length of 0, and the verifier must see that it is none.
+        let asked = (len.wrapping_sub(1) & (HeaderBytes::MAX - 1)) + 1;
+        // SAFETY: there is room for as many.
+        let is_there = len > 0 && unsafe { source.load(0, copy.bytes.as_mut_ptr(), asked as u32) };
+        copy.len = if is_there { len as u64 } else { 0 };
+        Some(Self { copy, source })
+    }
+
+    /// Those that were copied before.
+    #[inline(always)]
+    pub(crate) fn again(source: &'a C) -> Option<Self> {
+        let copy = HEADERS.get_ptr(0)?;
+        // SAFETY: as above.
+        Some(Self { copy: unsafe { &*copy }, source })
+    }
+
+    /// How long the packet is, beyond its headers too.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.source.len()
+    }
+
+    /// How many bytes of it are here.
+    #[inline(always)]
+    fn held(&self) -> usize {
+        self.copy.len as usize
+    }
+}
+
+impl<C: Source> PacketBytes for Headers<'_, C> {
+    type Head<const N: usize> = [u8; N];
+
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<[u8; N]> {
+        self.read(0)
+    }
+
+    /// Copies them to where `tcpfsm_options` reads them.
     #[inline(always)]
     fn options(&self, start: usize, len: usize) -> TcpOptions {
         let mut present = TcpOptions::MALFORMED;
@@ -172,7 +222,7 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
     /// Adds a number that the verifier does not know, the length, and takes it away again: it does not know the sum either.
     #[inline(always)]
     fn blur(&self, offset: usize, mask: usize) -> usize {
-        let (mut blurred, salt) = (offset, self.end - self.start);
+        let (mut blurred, salt) = (offset, self.held());
         // SAFETY: two registers, and the first is what it was.
         unsafe {
             asm!("{0} += {1}", "{0} -= {1}", inout(reg) blurred, in(reg) salt, options(pure, nomem, nostack));
@@ -182,11 +232,17 @@ impl<C: Source> PacketBytes for Linear<'_, C> {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.start + offset;
-        if !self.holds(start, N) {
+        if offset + N > self.held() {
             return None;
         }
-        // SAFETY: `start..start + N` lies in the packet.
+        // LLVM knows that this changes nothing, and would leave it out; the verifier does not.
+        let mut at = offset;
+        // SAFETY: one register.
+        unsafe {
+            asm!("{0} &= {1}", inout(reg) at, const HeaderBytes::MAX - 1, options(pure, nomem, nostack));
+        }
+        let start = (&raw const self.copy.bytes).addr() + at;
+        // SAFETY: `offset..offset + N` is the packet's, and there is room for more than the mask lets through.
         Some(unsafe { load(start) })
     }
 }

@@ -1,6 +1,5 @@
 //! The books of a change of verdict that no segment made: the clock ended a state, or the host's sockets knew better.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, EventKey, EventKind, FlowEvent, FlowRecord, Tap, Verdict},
     fact::{Fact, Facts},
@@ -11,7 +10,8 @@ use tcpfsm_common::{
 
 use crate::{atomics::or, emit, stats};
 
-/// What whoever installed `after` does: the shared fields, the counters, the event.
+/// What whoever installed `after` does: the shared fields, the counters, the event. `now` was read before that: whoever goes on
+/// from there is later.
 ///
 /// # Safety
 /// `record` must point to a map element.
@@ -22,10 +22,9 @@ pub(crate) unsafe fn book<K: EventKey>(
     record: *mut FlowRecord,
     before: Verdict,
     after: Verdict,
+    now: u64,
     counters: &mut Counters,
 ) {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the caller's element.
     let shared = unsafe { &mut (*record).shared };
     let mut event = FlowEvent::new(kind);

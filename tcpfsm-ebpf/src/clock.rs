@@ -1,6 +1,6 @@
-//! The time of a packet: the kernel's coarse clock, which moves with the tick.
+//! The time of a packet: the kernel's coarse clock, which moves with the tick. That of an event: the fine one.
 
-use aya_ebpf::helpers::{bpf_jiffies64, generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
 use tcpfsm_common::abi::Counters;
 
 /// `CLOCK_MONOTONIC` as of the last tick; at most one tick behind the coarse clock.
@@ -16,4 +16,11 @@ pub(crate) fn coarse(counters: &mut Counters) -> u64 {
         counters.clock = [tick, unsafe { bpf_ktime_get_coarse_ns() }];
     }
     counters.clock[1]
+}
+
+/// `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn fine() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }

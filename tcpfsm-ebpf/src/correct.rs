@@ -4,7 +4,7 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use tcpfsm_common::abi::{Correction, Counters, EventKind, Verdict};
 
 use crate::{
-    change,
+    change, clock,
     flow_table::{self, Key},
     maps::CORRECTION,
     stats,
@@ -33,11 +33,12 @@ fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bo
     // A flow is in one of its two maps; while it moves to the other, this copy is marked and differs.
     for (found, map) in [(key.find_flow(), K::FLOWS), (key.find_embryo(), K::EMBRYOS)] {
         let Some(record) = found else { continue };
+        let now = clock::fine();
         // SAFETY: the maps gave the elements.
         if unsafe { flow_table::install(record, before, after) } {
             stats::moved(counters, map, before, after);
             // SAFETY: as above.
-            unsafe { change::book(EventKind::Host, key, record, before, after, counters) };
+            unsafe { change::book(EventKind::Host, key, record, before, after, now, counters) };
             return true;
         }
     }

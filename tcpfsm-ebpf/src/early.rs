@@ -23,6 +23,13 @@ pub(crate) fn map<K: Key>(counters: &mut Counters) -> usize {
     if is_free { K::FLOWS } else { K::EMBRYOS }
 }
 
+/// Gives back the place that was taken for a handshake which did not come into the flow map.
+#[inline(always)]
+pub(crate) fn give_back<K: Key>(counters: &mut Counters, map: usize) {
+    let [_, taken] = &mut counters.early;
+    *taken = taken.wrapping_sub((map == K::FLOWS).into());
+}
+
 /// Whether a step may be one of a handshake that went straight into the flow map: there nothing else is in its first generation and
 /// becomes established. Gives the place of one that does back, but no more than were given for a slot: it may have been taken in the
 /// one before.

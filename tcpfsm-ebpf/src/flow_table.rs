@@ -228,11 +228,15 @@ pub(crate) unsafe fn carry<K: Key>(
         }
         Insertion::NoRoom => {
             stats::health(counters, Health::InsertFailed);
-            // SAFETY: the caller's promise.
-            if unsafe { install(embryo, frozen, verdict) } {
-                stats::came(counters, K::EMBRYOS, verdict);
+            // Another CPU's copy may have found room, and it is about to remove this one.
+            // SAFETY: the map gave the element.
+            if key.find_flow().is_none_or(|other| unsafe { self::verdict(other) }.has(Verdict::GONE)) {
+                // SAFETY: the caller's promise.
+                if unsafe { install(embryo, frozen, verdict) } {
+                    stats::came(counters, K::EMBRYOS, verdict);
+                }
+                return;
             }
-            return;
         }
     }
     key.remove_embryo();

@@ -3,13 +3,12 @@
 //! These are global functions: the verifier looks at each once, whoever calls it and with whatever it was
 //! called. They take pointers to whole structures, which it holds them to.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpfsm_common::{
     abi::{Counters, Evidence, FlowRecord, HandshakeStep, Health, Verdict},
     fact::Facts,
-    flow::{FlowKey4, FlowKey6},
+    flow::FlowKey6,
     fsm::{self, Config, Step, settle},
-    packet::{IcmpError, Unreachable, walk_options},
+    packet::walk_options,
     segment::SegmentKind,
 };
 
@@ -214,7 +213,10 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         if work.segment.is_syn() && !work.segment.to_itself {
             let step = fsm::observe_first_syn(work.sender(), &mut *own, &work.segment);
             work.set_step(&step);
-            map = early::map::<K>(counters);
+            // One that did not find its way there at first does not try again: something of an earlier connection is there.
+            if work.missed != 0 {
+                map = early::map::<K>(counters);
+            }
         } else {
             work.own = Evidence::default();
             step(work, peer);
@@ -228,6 +230,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
         }
         (*own).count(work.segment.len, work.segment.ip_id, clock::coarse(counters));
         (*record).shared.verdict = work.event.after;
+        work.tell_time();
         settled(record, work);
         work.map = map as u64;
         match key.insert(map, &*record) {
@@ -239,8 +242,11 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
                 }
                 report(counters, record, work);
             }
-            // Another CPU was first, with a segment of the other direction.
-            Insertion::Exists => return AGAIN,
+            // Another CPU was first, with a segment of the other direction; or one of an earlier connection is on its way out.
+            Insertion::Exists => {
+                early::give_back::<K>(counters, map);
+                return AGAIN;
+            }
             Insertion::NoRoom => {
                 stats::health(counters, Health::InsertFailed);
                 work.not_stored = 1;
@@ -296,6 +302,10 @@ pub(crate) extern "C" fn tcpfsm_advance(
             (*own).count(work.segment.len, work.segment.ip_id, coarse);
         }
         let after = Verdict(work.event.after);
+        let is_news = after.0 != before.0 || work.event.facts != 0;
+        if is_news {
+            work.tell_time();
+        }
         if after.0 != before.0 || work.is_embryo() {
             if !flow_table::install(record, before, after) {
                 // The other direction changed it meanwhile, or carries it away with what was written just now.
@@ -306,7 +316,7 @@ pub(crate) extern "C" fn tcpfsm_advance(
             }
             stats::moved(counters, work.map as usize, before, after);
         }
-        if after.0 != before.0 || work.event.facts != 0 {
+        if is_news {
             tcpfsm_books(work, record, counters);
         }
     }
@@ -383,61 +393,14 @@ machine! {
     tcpfsm_itself => fsm::observe_itself;
 }
 
-/// Works the ICMP error on the desk.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -> u64 {
-    if work.is_null() || counters.is_null() {
-        return 0;
-    }
-    // SAFETY: the callers pass this CPU's desk and counters.
-    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
-    if work.event.family == 4 {
-        let key: FlowKey4 = work.key4();
-        icmp(&key, work, counters);
-    } else {
-        let key: *const FlowKey6 = work.key6();
-        // SAFETY: as for segments.
-        icmp(unsafe { &*key }, work, counters);
-    }
-    0
-}
-
-#[inline(always)]
-fn icmp<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) {
-    // SAFETY: the maps gave the elements.
-    let is_there = |record: &*mut FlowRecord| unsafe { !flow_table::verdict(*record).has(Verdict::GONE) };
-    let (record, map) = if let Some(record) = key.find_flow().filter(is_there) {
-        (record, K::FLOWS)
-    } else if let Some(embryo) = key.find_embryo().filter(is_there) {
-        (embryo, K::EMBRYOS)
-    } else {
-        return;
-    };
-    work.map = map as u64;
-    let hard = work.unreachable != Unreachable::Soft as u64;
-    let reason = if hard { Unreachable::Host } else { Unreachable::Soft };
-    let error = IcmpError { reason, seq: work.segment.seq, drops_request: work.drops_request != 0 };
-    // SAFETY: the map gave the element.
-    unsafe {
-        let before = flow_table::verdict(record);
-        let (own, _) = halves(record, work.sender());
-        let step = fsm::observe_icmp(&work.verdict, before, work.sender(), &*own, &error);
-        work.event.before = before.0;
-        work.set_step(&step);
-        if step.verdict.0 == before.0 || flow_table::install(record, before, step.verdict) {
-            stats::moved(counters, map, before, step.verdict);
-            tcpfsm_books(work, record, counters);
-        } else {
-            stats::health(counters, Health::VerdictLost);
-        }
-    }
-}
-
 /// What the winner of a verdict does: the shared fields, the counters, the event.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tcpfsm_books(work: *mut Work, record: *mut FlowRecord, counters: *mut Counters) -> u64 {
+pub(crate) extern "C" fn tcpfsm_books(
+    work: *mut Work,
+    record: *mut FlowRecord,
+    counters: *mut Counters,
+) -> u64 {
     if work.is_null() || record.is_null() || counters.is_null() {
         return 0;
     }
@@ -457,8 +420,6 @@ unsafe fn settled(record: *mut FlowRecord, work: &mut Work) {
     let shared = unsafe { &mut (*record).shared };
     work.event.since = shared.since;
     work.named = (shared.reported != 0).into();
-    // SAFETY: a helper without arguments.
-    work.event.time = unsafe { bpf_ktime_get_ns() };
     let before = Verdict(work.event.before);
     let change = settle(shared, work.sender(), before, &work.step(), &work.segment, work.event.time);
     work.set_over(change.over);

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! xdp.rs tc.rs   entry points: every packet is passed on, whatever happened here
-//! bytes.rs       packet memory, proved to the verifier            (unsafe)
-//! clock.rs       the coarse clock, read once a tick
+//! bytes.rs       packet memory, and copies of headers             (unsafe)
+//! clock.rs       the coarse clock, read once a tick, and the fine one
 //! track.rs       plain and settled? ─► done; or else parse ─► key ─► look up ─► the machine
 //! machine.rs     the machine on one segment, and the books          (unsafe)
+//! icmp.rs        what an ICMP error does to a flow                  (unsafe)
 //! work.rs        the desk on which that is done
 //! flow_table.rs  the flow maps: find, insert, promote             (unsafe)
 //! early.rs       handshakes straight into the flow map
@@ -40,6 +41,7 @@ mod early;
 mod emit;
 mod filter;
 mod flow_table;
+mod icmp;
 mod lane;
 mod machine;
 mod maps;

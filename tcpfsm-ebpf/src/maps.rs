@@ -16,7 +16,7 @@ use tcpfsm_common::{
     flow::{FlowKey4, FlowKey6},
 };
 
-use crate::work::Work;
+use crate::{bytes::HeaderBytes, work::Work};
 
 const FLOWS: usize = 65_536;
 const EMBRYOS: usize = 16_384;
@@ -79,6 +79,10 @@ pub(crate) static SPENT: Array<[u64; 2], 1> = Array::new();
 /// Where a segment is worked that does not take the short path.
 #[btf_map]
 pub(crate) static DESK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+/// Where the headers of a packet are copied to that does not take the short path, and is none of the plain ones.
+#[btf_map]
+pub(crate) static HEADERS: PerCpuArray<HeaderBytes, 1> = PerCpuArray::new();
 
 /// The change of verdict that the daemon asks for, and whether it was made.
 #[btf_map]

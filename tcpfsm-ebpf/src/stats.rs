@@ -80,7 +80,7 @@ pub(crate) fn change(counters: &mut Counters, event: &FlowEvent, opened: u64, ov
     if event.fact_set().has(Fact::Established) && !after.has(Verdict::PICKED_UP) {
         let took = event.time.saturating_sub(opened);
         counters.handshake[bucket_of(took)] += 1;
-        counters.handshake_sum += took;
+        counters.handshake_sum += Counters::sum_units(took);
     }
     if over {
         counters.closed[core::hint::black_box(after.close_reason() as usize) & 15] += 1;
@@ -123,6 +123,6 @@ fn end(counters: &mut Counters, before: Verdict, after: Verdict, end: End, since
         // Four instructions; `saturating_sub` is ten.
         let dwell = now.wrapping_sub(since).cast_signed().max(0).cast_unsigned();
         counters.dwell[left][bucket_of(dwell)] += 1;
-        counters.dwell_sum[left] += Counters::dwell_units(dwell);
+        counters.dwell_sum[left] += Counters::sum_units(dwell);
     }
 }

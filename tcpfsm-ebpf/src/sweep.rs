@@ -15,7 +15,7 @@ use tcpfsm_common::{
 };
 
 use crate::{
-    change, emit, filter,
+    change, clock, emit, filter,
     flow_table::{self, Key},
     maps::{EMBRYOS4, EMBRYOS6, FLOWS4, FLOWS6, SWEEP_REPORT, SWEEP_REQUEST},
     services, stats,
@@ -154,12 +154,13 @@ unsafe fn visit<K: Key>(
     }
     let mut now = verdict;
     if !expiry.remove && expiry.verdict.0 != verdict.0 {
+        let time = clock::fine();
         // SAFETY: as above. A flow that came back to life meanwhile has another verdict, and keeps it.
         if unsafe { flow_table::install(record, verdict, expiry.verdict) } {
             now = expiry.verdict;
             stats::moved(counters, map, verdict, now);
             // SAFETY: as above.
-            unsafe { change::book(EventKind::Expired, key, record, verdict, now, counters) };
+            unsafe { change::book(EventKind::Expired, key, record, verdict, now, time, counters) };
             report.expired += 1;
         }
     }

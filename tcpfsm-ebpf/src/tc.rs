@@ -42,13 +42,8 @@ impl Sight for TcContext {
     }
 
     #[inline(always)]
-    fn beginning(&self) -> Linear<'_, Self> {
+    fn beginning(&self) -> Linear {
         Linear::of_skb(self)
-    }
-
-    #[inline(always)]
-    fn linear(&self) -> Linear<'_, Self> {
-        Linear::of_skb_pulled(self)
     }
 
     #[inline(never)]

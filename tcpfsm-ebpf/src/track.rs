@@ -19,10 +19,11 @@ use tcpfsm_common::{
 };
 
 use crate::{
-    bytes::{Linear, Source},
+    bytes::{Headers, Linear, Source},
     clock, filter,
     flow_table::{self, Key, halves},
-    machine::{DONE, tcpfsm_advance, tcpfsm_icmp, tcpfsm_options, tcpfsm_segment},
+    icmp::tcpfsm_icmp,
+    machine::{DONE, tcpfsm_advance, tcpfsm_options, tcpfsm_segment},
     maps::scope,
     stats,
     work::Work,
@@ -65,10 +66,7 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
     fn ifindex(&self) -> u32;
 
     /// What lies in one piece at the packet's beginning.
-    fn beginning(&self) -> Linear<'_, Self>;
-
-    /// The same with all headers in it.
-    fn linear(&self) -> Linear<'_, Self>;
+    fn beginning(&self) -> Linear;
 
     /// [`pick_up`] in a function of its own.
     fn pick_up(&self, found: *mut FlowRecord, course: &mut Course, work: &mut Work) -> *mut FlowRecord;
@@ -313,7 +311,7 @@ pub(crate) fn look<C: Sight>(
     course: &mut Course,
     work: &mut Work,
 ) -> *mut FlowRecord {
-    let bytes = ctx.linear();
+    let Some(bytes) = Headers::take(ctx) else { return null_mut() };
     let meta = Meta { hook: course.hook, ifindex: || ctx.ifindex() };
     let looked = match parse_ether(&bytes) {
         Ok((Network::Ipv4, offset)) => packet4(&bytes, offset, &meta, counters, work),
@@ -334,7 +332,7 @@ pub(crate) fn look6<C: Sight>(
     hook: Hook,
     work: &mut Work,
 ) -> Left {
-    let bytes = ctx.linear();
+    let Some(bytes) = Headers::again(ctx) else { return Outcome::Tracked as usize };
     let offset = bytes.blur(offset, 0x3f);
     let meta = Meta { hook, ifindex: || ctx.ifindex() };
     packet6(&bytes, offset, &meta, counters, work).map_or_else(skipped, |(left, _)| left)
@@ -352,7 +350,7 @@ macro_rules! packet {
     ($name:ident, $ip:path, $icmp:path, $ends:ident, $first_fragment:expr, $id:expr) => {
         #[inline(always)]
         fn $name<C: Source, I: Fn() -> u32>(
-            bytes: &Linear<C>,
+            bytes: &Headers<C>,
             offset: usize,
             meta: &Meta<I>,
             counters: &mut Counters,

@@ -13,7 +13,7 @@ use tcpfsm_common::{
     segment::{Segment, TcpFlags},
 };
 
-use crate::{bytes::OptionBytes, flow_table::Key, maps::DESK, track::Meta};
+use crate::{bytes::OptionBytes, clock, flow_table::Key, maps::DESK, track::Meta};
 
 /// One segment, what the machine makes of it, and the event that will tell of it.
 #[repr(C, align(8))]
@@ -140,6 +140,12 @@ impl Work {
     #[inline(always)]
     pub(crate) fn is_new_syn(&self) -> bool {
         self.missed != 0 && self.segment.is_syn()
+    }
+
+    /// The time of what is told. Read before a verdict is installed: whoever goes on from there is later.
+    #[inline(always)]
+    pub(crate) fn tell_time(&mut self) {
+        self.event.time = clock::fine();
     }
 
     /// What the machine said last.

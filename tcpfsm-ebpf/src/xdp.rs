@@ -30,12 +30,7 @@ impl Sight for XdpContext {
     }
 
     #[inline(always)]
-    fn beginning(&self) -> Linear<'_, Self> {
-        Linear::of_xdp(self)
-    }
-
-    #[inline(always)]
-    fn linear(&self) -> Linear<'_, Self> {
+    fn beginning(&self) -> Linear {
         Linear::of_xdp(self)
     }
 

@@ -290,6 +290,39 @@ fn detach_takes_clsact_filters_away() {
     });
 }
 
+/// Where a kernel has no TCX, others may have their filters, and an older qdisc in the place of clsact.
+#[test]
+fn clsact_stands_back_behind_others() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let run = |line: &str| {
+            let [program, arguments @ ..] = &line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("a command")
+            };
+            assert!(Command::new(program).args(arguments).status().unwrap().success(), "{line}");
+        };
+        run("ip link add v0 type veth peer name v1");
+        run("ip link set v0 up");
+        run("tc qdisc add dev v0 clsact");
+        run("tc filter add dev v0 egress prio 1 protocol ip u32 match u32 0 0");
+        let daemon = Daemon::start(directory.path(), &["--ingress", "clsact", "--iface", "v0"]);
+        assert!(daemon.stderr().contains("other egress filters come before ours"), "{}", daemon.stderr());
+        drop(daemon);
+
+        run("tc qdisc del dev v0 clsact");
+        run("tc qdisc add dev v0 ingress");
+        let refused =
+            tcpfsm(&["run", "--iface", "v0", "--metrics", "off", "--ingress", "clsact", "--socket"])
+                .arg(directory.path().join("other.sock"))
+                .output()
+                .unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        let stderr = text(&refused.stderr);
+        assert!(stderr.contains("an ingress qdisc is in the place of clsact"), "{stderr}");
+    });
+}
+
 /// Its successor takes them away, and nobody takes away those of a daemon that runs.
 #[test]
 fn a_killed_daemons_clsact_filters_do_not_pile_up() {

@@ -146,30 +146,35 @@ fn outcome(record: &FlowRecord) -> (State, State, CloseReason, [Sent; 2]) {
     (verdict.state(End::Low), verdict.state(End::High), verdict.close_reason(), sent)
 }
 
-/// States and generation before and after, of every event that tells of a change.
-fn moves(events: &[Event]) -> HashMap<FlowKey, Vec<(u64, u64)>> {
+/// States and generation before and after a change, and when it was.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Move {
+    time: u64,
+    before: u64,
+    after: u64,
+}
+
+/// Every event that tells of a change.
+fn moves(events: &[Event]) -> HashMap<FlowKey, Vec<Move>> {
     let mut moves: HashMap<_, Vec<_>> = HashMap::new();
     for Event { event, .. } in events {
         let word = |verdict: u64| verdict & Verdict::STATES_AND_GENERATION;
         let (before, after) = (word(event.before), word(event.after));
         if before != after {
-            moves.entry(event.key()).or_default().push((before, after));
+            moves.entry(event.key()).or_default().push(Move { time: event.time, before, after });
         }
     }
     moves
 }
 
-/// Each change told once: every word that was entered was left, except the last; so the events are one path.
-fn assert_one_path(network: u32, moves: &[(u64, u64)], end: u64) {
-    let mut balance: HashMap<u64, i64> = HashMap::new();
-    for (before, after) in moves {
-        *balance.entry(*before).or_default() -= 1;
-        *balance.entry(*after).or_default() += 1;
+/// Each change told once, and none dated before the one that it rests on: by their times the events are one path.
+fn assert_one_path(network: u32, moves: &[Move], end: u64) {
+    let mut at = 0;
+    for Move { before, after, .. } in moves {
+        assert_eq!(*before, at, "flow {network}: no path: {moves:x?}");
+        at = *after;
     }
-    *balance.entry(0).or_default() += 1;
-    *balance.entry(end & Verdict::STATES_AND_GENERATION).or_default() -= 1;
-    let unpaired: Vec<_> = balance.iter().filter(|(_, count)| **count != 0).collect();
-    assert!(unpaired.is_empty(), "flow {network}: no path: {unpaired:x?} in {moves:x?}");
+    assert_eq!(at, end & Verdict::STATES_AND_GENERATION, "flow {network}: {moves:x?}");
 }
 
 fn transitions(counters: &Counters) -> u64 {
@@ -223,7 +228,7 @@ fn ends_where_one_does(config: &'static KernelConfig) {
     drain(&mut kernel, &mut read);
 
     let before = kernel.counters();
-    let mut told: HashMap<FlowKey, Vec<(u64, u64)>> = HashMap::new();
+    let mut told: HashMap<FlowKey, Vec<Move>> = HashMap::new();
     let mut events = 0;
     let here = AtomicU64::new(0);
     let mut met = 0;
@@ -286,9 +291,10 @@ fn ends_where_one_does(config: &'static KernelConfig) {
                 println!("flow {network}: {:?}\ninstead of {:?}", outcome(&record), alone[0]);
             }
         }
-        let moves = told.remove(&key(network)).unwrap_or_default();
+        let mut moves = told.remove(&key(network)).unwrap_or_default();
+        moves.sort();
         assert_one_path(network, &moves, verdict.0);
-        for (before, after) in moves {
+        for Move { before, after, .. } in moves {
             let (before, after) = (Verdict(before), Verdict(after));
             moved +=
                 [End::Low, End::High].iter().filter(|end| before.slot(**end) != after.slot(**end)).count()

@@ -157,7 +157,7 @@ pub struct Counters {
     pub dwell_sum: [u64; STATE_SLOTS],
     /// Handshake durations (SYN to the third segment), by [`bucket_of`].
     pub handshake: [u64; LATENCY_BUCKETS],
-    /// The same, added up in nanoseconds.
+    /// The same, added up in units of 1,024 ns.
     pub handshake_sum: u64,
     /// Flows that came into a state of a map: by flow map (`FLOWS4`, `FLOWS6`, `EMBRYOS4`, `EMBRYOS6`), then by
     /// [`Verdict::flow_slot`](super::Verdict::flow_slot). What came and neither went nor is there was evicted.
@@ -181,20 +181,26 @@ pub type ByMapAndState = [[u64; STATE_SLOTS]; FLOW_MAPS];
 const _: () = assert!(Outcome::COUNT <= 16);
 
 impl Counters {
-    /// What a unit of `dwell_sum` is, in bits of nanoseconds.
-    const DWELL_UNIT: u32 = 10;
+    /// What a unit of sums of times is, in bits of nanoseconds.
+    const SUM_UNIT: u32 = 10;
 
-    /// Nanoseconds as units of `dwell_sum`, rounded.
+    /// Nanoseconds as units of such a sum, rounded.
     #[inline(always)]
     #[must_use]
-    pub const fn dwell_units(ns: u64) -> u64 {
-        ns.wrapping_add(1 << (Self::DWELL_UNIT - 1)) >> Self::DWELL_UNIT
+    pub const fn sum_units(ns: u64) -> u64 {
+        ns.wrapping_add(1 << (Self::SUM_UNIT - 1)) >> Self::SUM_UNIT
     }
 
     /// The time spent in a state when left, added up in nanoseconds.
     #[must_use]
     pub fn dwell_sum_ns(&self, slot: usize) -> u128 {
-        self.dwell_sum.get(slot).map_or(0, |sum| u128::from(*sum) << Self::DWELL_UNIT)
+        self.dwell_sum.get(slot).map_or(0, |sum| u128::from(*sum) << Self::SUM_UNIT)
+    }
+
+    /// How long handshakes took, added up in nanoseconds.
+    #[must_use]
+    pub fn handshake_sum_ns(&self) -> u128 {
+        u128::from(self.handshake_sum) << Self::SUM_UNIT
     }
 
     /// All zero.

@@ -77,6 +77,12 @@ impl Evidence {
         self.has(Self::SECOND_SYN) && ack.after(self.ooo_start) && !ack.after(self.ooo_end)
     }
 
+    /// Whether there is a second SYN that begins there.
+    #[inline(always)]
+    pub(super) const fn is_second_syn(&self, seq: SeqNum) -> bool {
+        self.has(Self::SECOND_SYN) && self.ooo_start.0 == seq.0
+    }
+
     /// The handshake is behind this end: of its two SYNs the one that its peer acknowledged was the connection's.
     #[inline(always)]
     pub(super) fn choose_syn(&mut self, acked: Option<SeqNum>) {

@@ -197,6 +197,10 @@ impl<D: Desk> Track<'_, D> {
     /// assumed to have got the first SYN; if it did not, it answers the second, which is therefore remembered.
     #[inline(always)]
     fn syn_into_handshake(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
+        if own.is_second_syn(segment.seq) {
+            self.facts.add(Fact::SynRtx);
+            return;
+        }
         own.remember_second_syn(segment);
         let rcv = rcv_nxt(own, peer);
         if !segment.seq.before(rcv) && segment.seq.before(window_edge(peer, rcv)) {

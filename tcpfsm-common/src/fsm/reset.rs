@@ -63,11 +63,18 @@ impl<D: Desk> Track<'_, D> {
             State::Closed | State::Listen => Answer::Ignored(Fact::RstAfterClose),
             State::SynSent => {
                 // §3.10.7.3: only a reset that acknowledges the SYN.
-                let acks_syn = segment.flags.any(TcpFlags::ACK)
-                    && peer.has(Evidence::SYN)
-                    && segment.ack.after(peer.iss)
-                    && !segment.ack.after(peer.nxt);
-                if acks_syn { Answer::Accepted } else { Answer::Ignored(Fact::RstIgnored) }
+                let acks_first =
+                    peer.has(Evidence::SYN) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt);
+                // Who has a handshake under way resets it for a second SYN in the window, which may be forged (O12), and answers one
+                // outside of it with an acknowledgment. Who refuses that one had none: the first SYN was lost.
+                let has_none = matches!(self.state_of_sender(), State::SynRecv)
+                    && !self.verdict().is_confirmed(self.sender);
+                let acks_syn = acks_first || has_none && peer.second_syn_has(segment.ack);
+                if segment.flags.any(TcpFlags::ACK) && acks_syn {
+                    Answer::Accepted
+                } else {
+                    Answer::Ignored(Fact::RstIgnored)
+                }
             }
             State::TimeWait => {
                 if exact && !self.config.rfc1337 {

@@ -272,7 +272,8 @@ pub fn observe_icmp<D: Desk>(
 ) -> Step {
     let mut track = Track::begin(desk, verdict, quoted, Config::default());
     let hard = !matches!(error.reason, Unreachable::Soft);
-    if hard && matches!(track.state_of_sender(), State::SynSent) && own.iss == error.seq {
+    let of_syn = own.iss == error.seq || own.is_second_syn(error.seq);
+    if hard && matches!(track.state_of_sender(), State::SynSent) && of_syn {
         track.facts.add(Fact::ConnectUnreachable);
         track.receive_at(track.sender, Event::Unreachable);
         track.receive_at(track.receiver, Event::Unreachable);

@@ -102,7 +102,8 @@ fn walk_extensions<B: PacketBytes>(bytes: &B, next: u8, start: usize) -> Result<
             ESP => return Err(Skip::ExtensionHeader),
             _ => return Err(Skip::NotTcp),
         };
-        walked = bytes.blur(walked + step, 0x3fff);
+        // Eight headers of 2,048 bytes are the most.
+        walked = bytes.blur(walked + step, 0x7fff);
         match next {
             TCP => return Ok((Transport::Tcp, start + walked)),
             ICMPV6 => return Ok((Transport::Icmp, start + walked)),

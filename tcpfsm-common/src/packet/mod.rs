@@ -17,7 +17,7 @@ pub use ether::{MAX_VLAN_TAGS, Network, parse_ether, parse_raw_ip};
 pub use icmp::{IcmpError, Unreachable, parse_icmp4, parse_icmp6};
 pub use ipv4::{Ipv4, parse_ipv4};
 pub use ipv6::{Ipv6, MAX_EXTENSION_HEADERS, parse_ipv6};
-pub use plain::{Plain, PlainOptions, holds_headers, plain4, plain6};
+pub use plain::{Plain, PlainOptions, plain4, plain6};
 pub use tcp::{MAX_OPTIONS, parse_ports, parse_tcp, walk_options};
 
 use crate::{

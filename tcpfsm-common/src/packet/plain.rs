@@ -267,18 +267,6 @@ plain! {
     ];
 }
 
-/// Whether the bytes hold all that is parsed of a packet like these, but with any TCP header. Options are not asked for: they
-/// are read wherever they are.
-///
-/// For a source that has only the beginning at hand, and gets the rest at a price.
-#[inline(always)]
-pub fn holds_headers<B: PacketBytes>(bytes: &B) -> bool {
-    let is_ipv4 = |head: B::Head<54>| number!(head, 12) >> 8 == 0x08_0045 && number!(head, 20) & 0xff == TCP;
-    let is_ipv6 =
-        |head: B::Head<74>| number!(head, 12) >> 16 == 0x86dd && number!(head, 18) >> 8 & 0xff == TCP;
-    bytes.head().is_some_and(is_ipv4) || bytes.head().is_some_and(is_ipv6)
-}
-
 #[inline(always)]
 fn address([[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]: [[u8; 4]; 4]) -> [u8; 16] {
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]

@@ -325,10 +325,13 @@ fn takes_reset(record: &FlowRecord, sender: End, segment: &Segment, config: Conf
     match verdict(record).state(sender.other()) {
         State::Closed | State::Listen => false,
         State::SynSent => {
+            // Either of the two SYNs that it may have sent; the second, if nobody is known to have got the first.
+            let verdict = verdict(record);
+            let none = verdict.state(sender) == State::SynRecv && !verdict.is_confirmed(sender);
+            let acks = |from: SeqNum, to: SeqNum| segment.ack.after(from) && !segment.ack.after(to);
             segment.flags.any(TcpFlags::ACK)
-                && peer.has(Evidence::SYN)
-                && segment.ack.after(peer.iss)
-                && !segment.ack.after(peer.nxt)
+                && (peer.has(Evidence::SYN) && acks(peer.iss, peer.nxt)
+                    || none && peer.has(Evidence::SECOND_SYN) && acks(peer.ooo_start, peer.ooo_end))
         }
         State::SynRecv => exact,
         State::TimeWait => exact && !config.rfc1337,

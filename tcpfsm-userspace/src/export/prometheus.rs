@@ -144,7 +144,7 @@ fn durations(page: &mut Page, counters: &Counters) {
         "tcpfsm_handshake_duration_seconds",
         &[],
         &counters.handshake,
-        counters.handshake_sum.into(),
+        counters.handshake_sum_ns(),
         |bucket| !HANDSHAKE_UNSHOWN.contains(&bucket),
     );
 }
@@ -422,10 +422,10 @@ mod tests {
         let mut scrape = idle();
         scrape.counters.handshake[0] = 2;
         scrape.counters.handshake[11] = 1;
-        scrape.counters.handshake_sum = 5_000_000_001_500;
+        scrape.counters.handshake_sum = Counters::sum_units(5_000_000_001_500);
         scrape.counters.dwell[State::TimeWait as usize] = [1; DWELL_BUCKETS];
         // More nanoseconds than 64 bits hold.
-        scrape.counters.dwell_sum[State::TimeWait as usize] = Counters::dwell_units(u64::MAX / 2) << 10;
+        scrape.counters.dwell_sum[State::TimeWait as usize] = Counters::sum_units(u64::MAX / 2) << 10;
         let page = render(&scrape);
         for line in [
             "tcpfsm_state_dwell_seconds_bucket{state=\"time_wait\",le=\"0.001\"} 1",
@@ -435,7 +435,7 @@ mod tests {
             "tcpfsm_handshake_duration_seconds_bucket{le=\"0.001\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"65.536\"} 2",
             "tcpfsm_handshake_duration_seconds_bucket{le=\"+Inf\"} 3",
-            "tcpfsm_handshake_duration_seconds_sum 5000.0000015",
+            "tcpfsm_handshake_duration_seconds_sum 5000.000001024",
             "tcpfsm_handshake_duration_seconds_count 3",
         ] {
             assert!(page.contains(&format!("{line}\n")), "{line}");

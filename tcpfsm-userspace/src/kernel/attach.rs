@@ -23,6 +23,9 @@ use crate::{
     error::{Error, Result},
 };
 
+/// How many priorities of clsact filters are tried.
+const PRIORITIES: u16 = 32;
+
 /// One program on one interface; detached when dropped.
 #[derive(Debug)]
 pub struct Attachment {
@@ -92,10 +95,20 @@ fn attach_ingress(kernel: &mut Kernel, config: &Config, interface: &Interface) -
     while !ways.is_empty() {
         let way = ways.remove(0);
         let attempt = match way {
-            Way::XdpNative => try_xdp(kernel, interface, XdpMode::Driver)?,
-            Way::XdpGeneric => try_xdp(kernel, interface, XdpMode::Skb)?,
-            Way::Tcx => try_tcx(kernel, interface, Side::Ingress)?,
-            Way::Clsact => try_clsact(kernel, interface, Side::Ingress)?,
+            Way::XdpNative => try_xdp(kernel, interface, XdpMode::Driver),
+            Way::XdpGeneric => try_xdp(kernel, interface, XdpMode::Skb),
+            Way::Tcx => try_tcx(kernel, interface, Side::Ingress),
+            Way::Clsact => try_clsact(kernel, interface, Side::Ingress),
+        };
+        let attempt = match attempt {
+            // An old verifier, say: the other program may pass where this one does not.
+            Err(error) if way.is_xdp() && config.ingress == config::Ingress::Auto => {
+                warn!("{}: {error}; ingress is seen through TC instead", interface.name);
+                refusals.push(format!("{}: {error}", describe(way)));
+                ways.retain(|way| !way.is_xdp());
+                continue;
+            }
+            attempt => attempt?,
         };
         let refused = match attempt {
             Ok(link) => {
@@ -197,8 +210,17 @@ fn try_tcx(kernel: &mut Kernel, interface: &Interface, side: Side) -> Result<Res
 fn try_clsact(kernel: &mut Kernel, interface: &Interface, side: Side) -> Result<Result<Link, Refused>> {
     match tc::qdisc_add_clsact(&interface.name) {
         Ok(()) => {}
-        // Somebody's, or our own from before: filters share it.
-        Err(error) if tc_errno(&error) == Some(libc::EEXIST) => {}
+        // Somebody's, or our own from before: filters share it. The older ingress qdisc has the same place, and would take an
+        // egress filter for one on ingress.
+        Err(error) if tc_errno(&error) == Some(libc::EEXIST) => {
+            if side == Side::Egress && filters::kind(interface)?.is_some_and(|kind| kind != "clsact") {
+                let cause = format!(
+                    "an ingress qdisc is in the place of clsact, and it has no egress (tc qdisc del dev {} ingress)",
+                    interface.name
+                );
+                return Ok(Err(Refused { refusal: Refusal::Unsupported, cause }));
+            }
+        }
         Err(error) => {
             let refusal = Refusal::from_errno(tc_errno(&error));
             return Ok(Err(Refused { refusal, cause: format!("no clsact qdisc: {}", chain(&error)) }));
@@ -207,10 +229,27 @@ fn try_clsact(kernel: &mut Kernel, interface: &Interface, side: Side) -> Result<
     if let Err(error) = clear_up(interface, side) {
         warn!("{}: what an earlier tcpfsm may have left stays: {error}", interface.name);
     }
-    // Priority 1 comes first; a filter that is there at 1 keeps its handle, and ours gets the next.
-    classifier(kernel, interface, side, || {
-        TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
-    })
+    // Priority 1 comes first; a filter of eBPF's for all protocols that is there at 1 keeps its handle, and ours gets the next.
+    // Others have their priority for themselves.
+    let mut refused = None;
+    for priority in 1..=PRIORITIES {
+        let options = || TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() });
+        match classifier(kernel, interface, side, options)? {
+            Ok(link) => {
+                if priority > 1 {
+                    warn!(
+                        "{}: other {} filters come before ours: what they drop or redirect is not seen",
+                        interface.name,
+                        side.name()
+                    );
+                }
+                return Ok(Ok(link));
+            }
+            Err(Refused { refusal: Refusal::Unsupported, cause }) => refused = Some(cause),
+            Err(refused) => return Ok(Err(refused)),
+        }
+    }
+    Ok(Err(Refused { refusal: Refusal::Unsupported, cause: refused.unwrap_or_default() }))
 }
 
 /// Takes away the filters that a killed daemon left: each packet would pass its programs too, for nothing.

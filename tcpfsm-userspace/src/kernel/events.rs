@@ -4,6 +4,7 @@
 use std::{
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -12,6 +13,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{lanes::Lanes, loader::Kernel, names};
 use crate::{clock::monotonic_ns, error::Result};
+
+/// Between an event's time and the moment in which it can be seen, a verdict is installed and the event written; an interrupt may
+/// come in between. What is younger than this waits for the next look.
+pub const SETTLES: Duration = Duration::from_micros(250);
 
 /// The reading ends of the ring and of the lanes.
 pub struct Events {
@@ -44,15 +49,15 @@ impl Events {
         Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
     }
 
-    /// Hands out what was there when it was called, `limit` records at most; says how many.
+    /// Hands out what was there a moment before it was called, `limit` records at most; says how many.
     ///
-    /// What one CPU's event caused on another is later, and was put down later. So what is before a moment is all there to be
-    /// seen after that moment, and can be put in order; what came meanwhile has to wait for what it may rest on.
+    /// What rests on a change that was made on another CPU has a later time: each takes its time before it makes its change. So what
+    /// is older than [`SETTLES`] is all there to be seen, and can be put in order; the rest has to wait for what it may rest on.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let Self { ring, lanes, held } = self;
         let mut count = 0;
         loop {
-            let now = monotonic_ns();
+            let now = monotonic_ns().saturating_sub(SETTLES.as_nanos() as u64);
             lanes.look();
             held.fill(ring);
             while count < limit {

@@ -112,6 +112,29 @@ pub fn on(interface: &Interface, side: Side) -> Result<Vec<Filter>> {
     }
 }
 
+/// What kind of qdisc is where clsact would be; none where there is none.
+///
+/// # Errors
+/// The system does not tell.
+pub fn kind(interface: &Interface) -> Result<Option<String>> {
+    let message = TcMessage::with_index(interface.index.cast_signed());
+    let parse = |answer| {
+        let RouteNetlinkMessage::NewQueueDiscipline(TcMessage { header, attributes, .. }) = answer else {
+            return None;
+        };
+        let is_it = header.index == interface.index.cast_signed() && header.parent == Parent::CLSACT;
+        attributes.into_iter().filter(|_| is_it).find_map(|attribute| match attribute {
+            TcAttribute::Kind(kind) => Some(kind),
+            _ => None,
+        })
+    };
+    let request = RouteNetlinkMessage::GetQueueDiscipline(message);
+    let kinds = Channel::new(NETLINK_ROUTE)
+        .ask(&request, Scope::Dump, MAX_FILTERS, parse)
+        .map_err(Error::io(format!("list the qdiscs of {}", interface.name)))?;
+    Ok(kinds.into_iter().next())
+}
+
 /// Which processes hold programs open, as far as `/proc` shows it.
 #[derive(Debug)]
 pub struct Holders {

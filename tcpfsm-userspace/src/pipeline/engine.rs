@@ -30,7 +30,7 @@ use crate::{
     error::Result,
     kernel::{
         attach::Attachment,
-        events::Events,
+        events::{self, Events},
         sweep::{Sweep, Sweeper},
     },
     report::Phase,
@@ -182,6 +182,7 @@ impl Engine {
             self.take_in(swept).await;
         }
         let deadline = Instant::now() + PATIENCE;
+        tokio::time::sleep(events::SETTLES).await;
         while self.drain().await > 0 && Instant::now() < deadline {}
         ending
     }
@@ -192,9 +193,9 @@ impl Engine {
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
-            let Self { events, detectors, mismatches, request, shared, .. } = self;
+            let Self { events: source, detectors, mismatches, request, shared, .. } = self;
             let mut page = shared.history.page();
-            let count = events.drain(BATCH, |record| match live::parse(record) {
+            let count = source.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
                     feed(detectors, mismatches, &observation, request.number);
                     page.note(&observation);
@@ -238,6 +239,7 @@ impl Engine {
     async fn take_in(&mut self, swept: Swept) -> Background {
         let Swept { background, found, took, full_queues, compared } = swept;
         // What the sweep found is among the events; the detectors want it before they count.
+        tokio::time::sleep(events::SETTLES).await;
         self.drain().await;
         self.compared(compared);
         self.swept(found, took, &full_queues);

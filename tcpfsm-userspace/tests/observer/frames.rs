@@ -316,6 +316,23 @@ fn a_frame_in_several_buffers_has_the_length_of_all_of_them() {
     assert_eq!(record.sent_by(sender).bytes, 40_000);
 }
 
+/// Some drivers leave the headers in fragments too: mlx5 does with large frames.
+#[test]
+fn a_first_buffer_without_headers_hides_nothing() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    for (network, first) in (1..).zip([0, 14, 34, 60, 4000]) {
+        let packet =
+            ethernet(&ipv4(network, 1, 2, 1, &tcp((40_000, 443), 100, 0, F::SYN, 64_240, &[], 5000)));
+        kernel.run_in_pieces(&packet, first);
+        let (key, sender, _) = parse(&packet).unwrap();
+        let (record, _) = kernel.record(&key).unwrap_or_else(|| panic!("{first} bytes in the first buffer"));
+        assert_eq!(record.sent_by(sender).bytes, 5000, "{first} bytes in the first buffer");
+    }
+    let truncated = kernel.counters().packets[0][Outcome::ALL.len() + Skip::Truncated as usize];
+    assert_eq!(truncated, 0);
+}
+
 /// P28 on a flow that lives: malformed packets do not touch it.
 #[test]
 fn malformed_packets_leave_a_flow_alone() {

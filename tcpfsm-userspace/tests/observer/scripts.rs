@@ -244,6 +244,16 @@ const SCRIPTS: &[Script] = &[
     },
     Script {
         id: "two SYNs",
+        what: "the second is sent again, and refused: the first was lost, or dropped",
+        lines: &[
+            "C S s0 SS/~SR open",
+            "C S s100000 SS/~SR out_of_window",
+            "C S s100000 SS/~SR syn_rtx",
+            "S RA s0 a100001 CL/CL connect_refused",
+        ],
+    },
+    Script {
+        id: "two SYNs",
         what: "the answer to the second is refused, as by a half-open scan",
         lines: &[
             "C S s0 SS/~SR open",

@@ -116,6 +116,19 @@ impl Kernel {
         result.expect("the program runs").return_value
     }
 
+    /// Through XDP, with so much of the frame in its first buffer.
+    pub fn run_in_pieces(&mut self, frame: &[u8], first: u32) {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, first, 0, 0, 0, 0].map(u32::to_ne_bytes);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(context.as_flattened()),
+            ..TestRunOptions::default()
+        };
+        let program: &mut Xdp = self.ebpf.program_mut("tcpfsm_xdp").unwrap().try_into().unwrap();
+        program.test_run(options).expect("the program runs");
+    }
+
     /// The same from several threads at once.
     pub fn repeat_shared(&self, through: Through, frame: &[u8], times: u32) {
         let options = TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::default() };
