@@ -67,6 +67,8 @@ pub(super) enum Note {
     Keepalive,
     /// It is a SYN that TIME-WAIT takes.
     Reopens,
+    /// It has a FIN that cannot be its sender's: of that, and of its data, nothing is taken.
+    OtherFin,
 }
 
 /// Whether a decision was written down as true.

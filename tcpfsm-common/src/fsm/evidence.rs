@@ -63,7 +63,8 @@ impl Evidence {
         self.bytes = 0;
     }
 
-    /// Keeps a SYN with another number than the first: which of the two is the connection's, the SYN-ACK tells.
+    /// Keeps a SYN with another number than the first: which of the two is the connection's, or whether its connection is over, the
+    /// answer tells.
     #[inline(always)]
     pub(super) fn remember_second_syn(&mut self, segment: &Segment) {
         self.ooo_start = segment.seq;
@@ -89,7 +90,7 @@ impl Evidence {
         if !self.has(Self::SECOND_SYN) {
             return;
         }
-        if acked.is_some_and(|ack| self.second_syn_has(ack)) {
+        if !self.has(Self::SYN_ON_LIVE) && acked.is_some_and(|ack| self.second_syn_has(ack)) {
             self.iss = self.ooo_start;
             self.nxt = self.ooo_end;
             self.contig = self.iss.plus(1);
@@ -122,6 +123,12 @@ impl Evidence {
     #[inline(always)]
     pub(super) fn edge_of(&self, ack: SeqNum, window: u16, peer: &Self) -> SeqNum {
         edge(ack, window, self.window_shift(peer))
+    }
+
+    /// Whether this end is known not to take SACK.
+    #[inline(always)]
+    pub(super) const fn refuses_sack(&self) -> bool {
+        self.flags & (Self::SYN | Self::SACK) == Self::SYN
     }
 
     /// Whether this end may have offered a window scale.
@@ -177,22 +184,24 @@ impl Evidence {
                 facts.add(Fact::SpuriousRtx);
             }
         }
-        if self.has(Self::FIN) {
-            if segment.len > 0 && end.after(self.nxt) {
-                facts.add(Fact::DataAfterFin);
-                return;
+        if !is(Note::OtherFin) {
+            if self.has(Self::FIN) {
+                if segment.len > 0 && end.after(self.nxt) {
+                    facts.add(Fact::DataAfterFin);
+                    return;
+                }
+            } else {
+                if segment.seq.after(self.nxt) && segment.len == 0 {
+                    facts.add(Fact::CaptureGap);
+                }
+                self.nxt = self.nxt.latest(end);
             }
-        } else {
-            if segment.seq.after(self.nxt) && segment.len == 0 {
-                facts.add(Fact::CaptureGap);
+            self.extend(segment.seq, end, facts);
+            if segment.flags.any(TcpFlags::FIN) {
+                // A FIN is the last there is: were anything beyond it seen before, it was not this end's.
+                self.flags |= Self::FIN;
+                self.nxt = end;
             }
-            self.nxt = self.nxt.latest(end);
-        }
-        self.extend(segment.seq, end, facts);
-        if segment.flags.any(TcpFlags::FIN) {
-            // A FIN is the last there is: were anything beyond it seen before, it was not this end's.
-            self.flags |= Self::FIN;
-            self.nxt = end;
         }
         self.take_window(segment, peer, facts);
         if segment.options.has(TcpOptions::HAS_TIMESTAMPS)

@@ -58,10 +58,8 @@ impl<D: Desk> Track<'_, D> {
         self.note(Note::Keepalive, own.is_probed_by(segment) && self.is(Note::Acked) && peer.ack == own.nxt);
         self.note_probes(own, peer, segment);
         let own = reread(own);
-        if segment.flags.any(TcpFlags::FIN) && own.has(Evidence::FIN) && segment.end_seq() != own.nxt {
-            self.facts.add(Fact::FinSeqChanged);
-            return;
-        }
+        self.note_other_fin(own, segment);
+        let own = reread(own);
         self.unseen_fin(own, peer, segment);
         let own = reread(own);
         self.note(Note::FinAgain, own.has(Evidence::FIN));
@@ -128,6 +126,21 @@ impl<D: Desk> Track<'_, D> {
         }
     }
 
+    /// A FIN that cannot be: there was another, or it lies wholly before the left edge, as a connection before's does. Its
+    /// acknowledgment counts. But one that comes in order is the receiver's, whatever lies beyond a hole.
+    #[inline(always)]
+    fn note_other_fin(&mut self, own: &Evidence, segment: &Segment) {
+        let had_one = own.has(Evidence::FIN);
+        let is_it = had_one && segment.end_seq() == own.nxt;
+        let is_next = own.contig.before(own.nxt) && !segment.seq.after(own.contig);
+        let other = segment.flags.any(TcpFlags::FIN)
+            && (self.is(Note::Old) && !is_it || had_one && !is_it && !is_next);
+        self.note(Note::OtherFin, other);
+        if self.is(Note::OtherFin) {
+            self.facts.add(if had_one { Fact::FinSeqChanged } else { Fact::OutOfWindow });
+        }
+    }
+
     /// A FIN that was not seen, but its sender counts it, and so does its peer.
     #[inline(always)]
     fn unseen_fin(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
@@ -166,7 +179,7 @@ impl<D: Desk> Track<'_, D> {
     /// What the segment says of its sender.
     #[inline(always)]
     fn sender_step(&mut self, segment: &Segment) {
-        let fin = segment.flags.any(TcpFlags::FIN);
+        let fin = segment.flags.any(TcpFlags::FIN) && !self.is(Note::OtherFin);
         match self.state_of_sender() {
             State::SynRecv => {
                 // A bare ACK from here is a challenge; data or a FIN mean that the handshake was completed, but who took the
@@ -179,13 +192,13 @@ impl<D: Desk> Track<'_, D> {
                     self.send(Event::RcvdAckOfSyn);
                 }
             }
-            State::Established
-            | State::FinWait1
-            | State::FinWait2
-            | State::CloseWait
-            | State::Closing
-            | State::LastAck
-            | State::TimeWait => self.confirm_sender(),
+            State::Established | State::FinWait1 | State::FinWait2 => self.confirm_sender(),
+            State::CloseWait | State::Closing | State::LastAck | State::TimeWait => {
+                // What does not acknowledge the peer's FIN does not show that it arrived.
+                if self.is(Note::SawPeerFin) {
+                    self.confirm_sender();
+                }
+            }
             // It had sent its SYN again, but the SYN-ACK came: it acknowledges it.
             State::SynSent => {
                 if self.is(Note::Attached) {

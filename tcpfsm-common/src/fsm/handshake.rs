@@ -1,5 +1,7 @@
 //! SYN and SYN-ACK: beginnings, reopenings, simultaneous opens (RFC 9293 §3.5, §3.10.7.2–4; RFC 5961 §4; RFC 6191).
 
+use core::hint::black_box;
+
 use super::{
     Event, State,
     desk::{Desk, Note},
@@ -12,6 +14,13 @@ use crate::{
     segment::Segment,
 };
 
+/// What there is to do about a SYN, once its sender's state is looked at.
+enum Answer {
+    Nothing = 0,
+    Opens = 1,
+    IntoHandshake = 2,
+}
+
 impl<D: Desk> Track<'_, D> {
     #[inline(always)]
     pub(super) fn syn(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
@@ -20,34 +29,34 @@ impl<D: Desk> Track<'_, D> {
         }
         let known = self.is_current(own) && own.has(Evidence::SYN);
         let again = known && own.iss == segment.seq;
-        match self.state_of_sender() {
+        // Each of them stands once, below: the verifier follows it for each place where it stands.
+        let answer = match self.state_of_sender() {
             State::Closed | State::Listen | State::TimeWait => {
                 if again && self.is_too_late(own, peer, segment) {
                     self.facts.add(Fact::SynInEstablished);
+                    Answer::Nothing
                 } else {
-                    self.open(own, peer, segment);
+                    Answer::Opens
                 }
             }
-            State::SynSent => {
-                if again {
+            State::SynSent => match self.state_of_receiver() {
+                _ if again => {
                     self.facts.add(Fact::SynRtx);
                     self.syn_arrives(own, segment);
-                } else {
-                    match self.state_of_receiver() {
-                        State::SynRecv => self.syn_into_handshake(own, peer, segment),
-                        State::Closed
-                        | State::Listen
-                        | State::SynSent
-                        | State::Established
-                        | State::FinWait1
-                        | State::FinWait2
-                        | State::CloseWait
-                        | State::Closing
-                        | State::LastAck
-                        | State::TimeWait => self.open(own, peer, segment),
-                    }
+                    Answer::Nothing
                 }
-            }
+                State::SynRecv => Answer::IntoHandshake,
+                State::Closed
+                | State::Listen
+                | State::SynSent
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2
+                | State::CloseWait
+                | State::Closing
+                | State::LastAck
+                | State::TimeWait => Answer::Opens,
+            },
             State::SynRecv => {
                 if again {
                     self.facts.add(Fact::SynRtx);
@@ -60,6 +69,7 @@ impl<D: Desk> Track<'_, D> {
                     self.confirm_sender();
                     self.receive(Event::RcvdSyn);
                 }
+                Answer::Nothing
             }
             State::Established
             | State::FinWait1
@@ -67,18 +77,34 @@ impl<D: Desk> Track<'_, D> {
             | State::CloseWait
             | State::Closing
             | State::LastAck => {
-                if again
-                    && matches!(self.state_of_sender(), State::Established)
-                    && !self.verdict().is_confirmed(self.sender)
-                {
+                let supposed = matches!(self.state_of_sender(), State::Established)
+                    && !self.verdict().is_confirmed(self.sender);
+                if supposed && again {
                     // It never got the SYN-ACK that was seen.
                     self.facts.add(Fact::SynRtx);
                     self.roll_back(self.sender, State::SynSent, true);
+                    Answer::Nothing
+                } else if supposed && matches!(self.state_of_receiver(), State::SynRecv) {
+                    // Nor did another, which is in its place; or it is a forger's.
+                    own.flags |= Evidence::SYN_ON_LIVE;
+                    Answer::IntoHandshake
+                } else if !again && self.state_of_receiver().is_closed() {
+                    // Its connection is over, which it did not say, or was not heard to say.
+                    Answer::Opens
                 } else {
                     self.facts.add(Fact::SynInEstablished);
+                    if !again {
+                        own.remember_second_syn(segment);
+                    }
                     own.flags |= Evidence::SYN_ON_LIVE;
+                    Answer::Nothing
                 }
             }
+        };
+        match black_box(answer as u8) {
+            0 => {}
+            1 => self.open(own, peer, segment),
+            _ => self.syn_into_handshake(own, peer, segment),
         }
     }
 
@@ -217,9 +243,13 @@ impl<D: Desk> Track<'_, D> {
             peer.has(Evidence::SYN) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt);
         let acks_syn = self.is_current(peer) && (acks_first || peer.second_syn_has(segment.ack));
         let again = self.is_current(own) && own.has(Evidence::SYN) && own.iss == segment.seq;
+        let anew = !again && peer.has(Evidence::SYN_ON_LIVE) && peer.second_syn_has(segment.ack);
+        if anew {
+            self.begins_anew();
+        }
         match self.state_of_receiver() {
             State::SynSent | State::SynRecv => {
-                if acks_syn {
+                if acks_syn || anew {
                     self.syn_ack_arrives(own, peer, segment, again);
                 } else {
                     self.facts.add(Fact::SynAckBadAck);
@@ -279,35 +309,59 @@ impl<D: Desk> Track<'_, D> {
         own.last_ack = segment.ack;
     }
 
+    /// A SYN-ACK that answers a SYN of an end that seemed to be in a connection: so neither end is in that one any more. What
+    /// the SYN said is not known any longer; its sender joins with its next segment.
+    #[inline(always)]
+    fn begins_anew(&mut self) {
+        self.facts.add(Fact::Open);
+        self.facts.add(Fact::PortReuse);
+        self.next_generation();
+        self.set_verdict(
+            self.verdict()
+                .with(Verdict::PICKED_UP, true)
+                .with_originator(self.receiver)
+                .with_state(self.receiver, State::SynSent, true)
+                .with_state(self.sender, State::Listen, false),
+        );
+    }
+
     /// A SYN-ACK that acknowledges its receiver's SYN.
     #[inline(always)]
     fn syn_ack_arrives(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment, again: bool) {
-        match self.state_of_sender() {
+        let current = self.is_current(own);
+        let settled = again && matches!(self.state_of_sender(), State::Established);
+        let goes_on = match self.state_of_sender() {
             State::SynRecv | State::SynSent | State::Closed | State::Listen | State::TimeWait => {
                 if again && own.has(Evidence::SYN_ACK) {
                     self.facts.add(Fact::SynAckRtx);
-                } else if !again {
-                    if self.is_current(own) {
-                        self.facts.add(Fact::SynAckOdd);
-                    }
-                    own.start(segment, self.verdict().generation() as u8);
+                } else if !again && current {
+                    self.facts.add(Fact::SynAckOdd);
                 }
-                self.send(Event::SentSynAck);
-                self.confirm_sender();
+                true
             }
             State::Established => {
                 if again && own.has(Evidence::SYN_ACK) && !self.verdict().is_confirmed(self.sender) {
                     self.facts.add(Fact::SynAckRtx);
                     self.roll_back(self.sender, State::SynRecv, true);
-                } else if !again {
-                    self.facts.add(Fact::SynAckOdd);
-                    return;
                 }
+                again || !current
             }
-            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {
-                self.facts.add(Fact::SynAckOdd);
-                return;
+            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => !current,
+        };
+        if !goes_on {
+            self.facts.add(Fact::SynAckOdd);
+            return;
+        }
+        if !again {
+            own.start(segment, self.verdict().generation() as u8);
+            if self.state_of_sender().is_synchronized() && !matches!(self.state_of_sender(), State::TimeWait) {
+                // It was thought to be in the connection before, and is in none.
+                self.set_verdict(self.verdict().with_state(self.sender, State::Listen, false));
             }
+        }
+        if !settled {
+            self.send(Event::SentSynAck);
+            self.confirm_sender();
         }
         own.flags |= Evidence::SYN_ACK;
         own.take_window(segment, peer, &mut self.facts);

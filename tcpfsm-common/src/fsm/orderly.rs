@@ -166,12 +166,16 @@ const fn sent_by(sender: End) -> [Move; 128] {
     let mut at = 0;
     while at < table.len() {
         let (closes, fin, answered) = (at >> 4 & 1 != 0, at >> 5 & 1 != 0, at >> 6 & 1 != 0);
-        table[at] = Way::begin(State::from_code(at as u8 & 15))
+        let from = State::from_code(at as u8 & 15);
+        let moved = Way::begin(from)
             .then_if(closes && answered, Event::FinAcked)
             .then_if(closes, Event::RcvdFin)
             .then_if(fin, if closes { Event::SentFin } else { Event::SentCrossingFin })
-            .as_move(sender)
-            .proved_by(sender);
+            .as_move(sender);
+        // What does not acknowledge the peer's FIN does not show that it arrived.
+        let is_behind_fin =
+            matches!(from, State::CloseWait | State::Closing | State::LastAck | State::TimeWait);
+        table[at] = if is_behind_fin && !closes { moved } else { moved.proved_by(sender) };
         at += 1;
     }
     table

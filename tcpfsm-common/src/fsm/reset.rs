@@ -4,7 +4,7 @@ use super::{
     Event, State,
     desk::Desk,
     track::Track,
-    window::{rcv_nxt, window_edge},
+    window::{attached, rcv_nxt, window_edge},
 };
 use crate::{
     abi::{CloseReason, Evidence, Verdict},
@@ -41,7 +41,7 @@ impl<D: Desk> Track<'_, D> {
             self.facts.add(Fact::RstWithData);
         }
         match self.answer(own, peer, segment) {
-            Answer::Accepted => self.accepted(own),
+            Answer::Accepted => self.accepted(own, segment),
             Answer::Challenged => {
                 self.facts.add(Fact::RstInexact);
                 self.sender_may_be_gone(own, peer, segment);
@@ -86,11 +86,11 @@ impl<D: Desk> Track<'_, D> {
             State::SynRecv => Self::window_answer(exact, peer, segment, rcv),
             State::CloseWait | State::Closing | State::LastAck => {
                 // Linux: a peer that had sent its FIN may reset with the number before it.
-                let exact = exact || segment.seq == rcv.minus(1) || Self::at_sack_edge(own, segment);
+                let exact = exact || segment.seq == rcv.minus(1) || Self::at_sack_edge(own, peer, segment);
                 Self::window_answer(exact, peer, segment, rcv)
             }
             State::Established | State::FinWait1 | State::FinWait2 => {
-                Self::window_answer(exact || Self::at_sack_edge(own, segment), peer, segment, rcv)
+                Self::window_answer(exact || Self::at_sack_edge(own, peer, segment), peer, segment, rcv)
             }
         }
     }
@@ -108,12 +108,16 @@ impl<D: Desk> Track<'_, D> {
 
     /// Linux: the right edge of what the receiver has SACKed is exact too.
     #[inline(always)]
-    fn at_sack_edge(own: &Evidence, segment: &Segment) -> bool {
-        own.has_hole() && segment.seq == own.ooo_end
+    fn at_sack_edge(own: &Evidence, peer: &Evidence, segment: &Segment) -> bool {
+        !own.refuses_sack()
+            && !peer.refuses_sack()
+            && !own.has(Evidence::SECOND_SYN)
+            && own.has_hole()
+            && segment.seq == own.ooo_end
     }
 
     #[inline(always)]
-    fn accepted(&mut self, own: &Evidence) {
+    fn accepted(&mut self, own: &Evidence, segment: &Segment) {
         let receiver = self.state_of_receiver();
         let by = match self.verdict().direction(self.sender) {
             Direction::Original => CloseReason::ResetByOriginator,
@@ -142,27 +146,51 @@ impl<D: Desk> Track<'_, D> {
             | State::LastAck => self.facts.add(Fact::Reset),
         }
         self.set_verdict(self.verdict().with_close_reason(by));
-        self.sender_is_gone(own);
+        self.sender_is_gone(own, segment);
     }
 
-    /// A bare reset whose number its peer just acknowledged says "no such socket here": its sender is gone,
-    /// whatever the peer makes of it.
+    /// Its sender may be gone whatever the peer makes of a reset.
     #[inline(always)]
     fn sender_may_be_gone(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
-        if !segment.flags.any(TcpFlags::ACK) && peer.has(Evidence::SEEN) && segment.seq == peer.last_ack {
-            self.sender_is_gone(own);
+        let says_so = if segment.flags.any(TcpFlags::ACK) {
+            // "No such socket here", to a SYN that was sent in the midst of what seemed to be a connection (§3.10.7.1).
+            let refuses = segment.seq.0 == 0
+                && peer.has(Evidence::SYN_ON_LIVE)
+                && peer.second_syn_has(segment.ack);
+            // An abort has a number that its sender may send, though not always the next: where the window has closed in front of what
+            // it sent, Linux takes its edge. Nobody is left to be deceived where the peer is closed; else it must acknowledge the same.
+            let aborts = attached(own, peer)
+                && !segment.seq.before(peer.ack)
+                && !segment.seq.after(own.nxt)
+                && (segment.ack == own.last_ack || self.state_of_receiver().is_closed());
+            refuses || aborts
+        } else {
+            // The same to a segment: with the number that this just acknowledged.
+            peer.has(Evidence::SEEN) && segment.seq == peer.last_ack
+        };
+        if says_so {
+            self.sender_is_gone(own, segment);
         }
     }
 
     #[inline(always)]
-    fn sender_is_gone(&mut self, own: &Evidence) {
-        if !self.state_of_sender().is_synchronized() {
+    fn sender_is_gone(&mut self, own: &Evidence, segment: &Segment) {
+        // In SYN-RECEIVED an abort goes on where its SYN ended (§3.10.5); what answers a bad acknowledgment has that one's number, and
+        // acknowledges nothing.
+        let aborts = matches!(self.state_of_sender(), State::SynRecv)
+            && segment.flags.any(TcpFlags::ACK)
+            && own.has(Evidence::SYN_ACK)
+            && segment.seq == own.nxt;
+        if !self.state_of_sender().is_synchronized() && !aborts {
             return;
         }
         if own.has(Evidence::SYN_ON_LIVE) {
             // It had sent a SYN and got the old connection's ACK: it is still trying to connect.
             self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
             return;
+        }
+        if aborts {
+            self.set_verdict(self.verdict().with_state(self.sender, State::Closed, true));
         }
         self.send(Event::SentRst);
         self.set_verdict(self.verdict().with_reset_by(self.sender, true));

@@ -2,6 +2,9 @@
 
 use crate::{abi::Evidence, segment::Segment, segment::TcpOptions, seq::SeqNum};
 
+/// Who has sent no more than this has not come round to where it began.
+const NEAR: u32 = 1 << 30;
+
 /// Assumed where an end's window was never seen: the largest unscaled one.
 const UNKNOWN_WINDOW: u32 = 0xffff;
 
@@ -43,6 +46,11 @@ pub(super) enum AckCheck {
 /// Checks the acknowledgment number of a segment from `sender` against what `receiver` has sent.
 #[inline(always)]
 pub(super) const fn check_ack(sender: &Evidence, receiver: &Evidence, ack: SeqNum) -> AckCheck {
+    // Nobody acknowledges less than the SYN. Far behind, its number would be ahead.
+    let is_near = receiver.nxt.since(receiver.iss).cast_unsigned() < NEAR && receiver.bytes < NEAR as u64;
+    if receiver.has(Evidence::SYN) && is_near && !ack.after(receiver.iss) {
+        return AckCheck::TooOld;
+    }
     if !sender.has(Evidence::EDGE) {
         // Its first acknowledgment.
         return if ack.after(receiver.nxt) {

@@ -320,8 +320,9 @@ fn takes_reset(record: &FlowRecord, sender: End, segment: &Segment, config: Conf
     let acked = peer.has(Evidence::SEEN | Evidence::EDGE);
     let next = if !acked || same && own.contig.after(peer.ack) { own.contig } else { peer.ack };
     let exact = segment.seq == next;
-    let has_hole = own.ooo_start != own.ooo_end && own.ooo_end.after(own.contig);
-    let beyond_hole = has_hole && segment.seq == own.ooo_end;
+    let has_hole = own.ooo_start != own.ooo_end && own.ooo_end.after(own.contig) && !own.has(Evidence::SECOND_SYN);
+    let no_sack = |end: &Evidence| end.has(Evidence::SYN) && !end.has(Evidence::SACK);
+    let beyond_hole = has_hole && segment.seq == own.ooo_end && !no_sack(own) && !no_sack(peer);
     match verdict(record).state(sender.other()) {
         State::Closed | State::Listen => false,
         State::SynSent => {
@@ -385,11 +386,28 @@ proptest! {
         } else {
             prop_assert_eq!(after.state(receiver), was_receiver);
         }
-        // "No such socket here": a bare reset at the number that was just acknowledged.
-        let gone = !with_ack && peer.has(Evidence::SEEN) && segment.seq == peer.last_ack;
+        // "No such socket here": a bare reset at the number that was just acknowledged, or one without a number that acknowledges a SYN.
+        let answers = !with_ack && peer.has(Evidence::SEEN) && segment.seq == peer.last_ack;
+        let refuses = with_ack
+            && segment.seq == SeqNum(0)
+            && peer.has(Evidence::SYN_ON_LIVE | Evidence::SECOND_SYN)
+            && segment.ack.after(peer.ooo_start)
+            && !segment.ack.after(peer.ooo_end);
+        // An abort: with a number that its sender may send.
+        let attached = own.has(Evidence::SEEN) && peer.has(Evidence::SEEN) && own.generation == peer.generation;
+        let aborts = with_ack
+            && attached
+            && !segment.seq.before(peer.ack)
+            && !segment.seq.after(own.nxt)
+            && (segment.ack == own.last_ack || was_receiver.is_closed());
+        let gone = answers || refuses || aborts;
+        let ends_request =
+            was_sender == State::SynRecv && with_ack && own.has(Evidence::SYN_ACK) && segment.seq == own.nxt;
         let now = after.state(sender);
         if taken && was_receiver == State::SynSent {
             prop_assert_eq!(now, State::Closed, "refused: there never was a socket");
+        } else if ends_request && (taken || gone) {
+            prop_assert_eq!(now, State::Closed, "aborted before the handshake was complete");
         } else if !was_sender.is_synchronized() {
             // Answering a bad ACK with a reset ends nobody's own attempt.
             prop_assert_eq!(now, was_sender);
