@@ -185,8 +185,11 @@ impl<D: Desk> Track<'_, D> {
             return;
         }
         if own.has(Evidence::SYN_ON_LIVE) {
-            // It had sent a SYN and got the old connection's ACK: it is still trying to connect.
+            // It had sent a SYN and got the old connection's ACK: that one is over, and it is still trying to connect.
             self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
+            if self.state_of_receiver().is_closed() {
+                self.facts.add(Fact::Closed);
+            }
             return;
         }
         if aborts {

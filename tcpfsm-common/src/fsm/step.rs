@@ -342,7 +342,7 @@ pub fn advance(
 pub struct Change {
     /// A new generation began.
     pub opened: bool,
-    /// Neither end can send any more: each is closed or in TIME_WAIT, and that was not told before.
+    /// Neither end can send any more: each is closed or in TIME_WAIT, or is trying to connect anew; and that was not told before.
     pub over: bool,
 }
 
@@ -398,5 +398,5 @@ pub fn settle(
     }
     // A last ACK that was lost is seen again: that is no second end.
     let first = !Facts(shared.facts).has(Fact::Closed);
-    Change { opened, over: after.is_over() && !before.is_over() && first }
+    Change { opened, over: first && (after.is_over() && !before.is_over() || facts.has(Fact::Closed)) }
 }

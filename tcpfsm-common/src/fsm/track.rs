@@ -125,7 +125,7 @@ impl<'a, D: Desk> Track<'a, D> {
             if matches!(self.verdict().close_reason(), CloseReason::Open) {
                 self.set_verdict(self.verdict().with_close_reason(CloseReason::Finish));
             }
-        } else if !self.verdict().is_over() {
+        } else if !self.verdict().is_over() && !self.facts.has(Fact::Closed) {
             self.set_verdict(self.verdict().with_close_reason(CloseReason::Open));
         }
         Step { verdict: self.verdict(), facts: self.facts }

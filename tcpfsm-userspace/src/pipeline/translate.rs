@@ -93,12 +93,14 @@ pub(super) fn conn_closed(event: &FlowEvent, totals: &Totals, flow: Flow) -> Con
     let of = |end: End, pair: [u64; 2]| pair[end as usize & 1];
     let &Totals { packets, bytes, opened, facts } = totals;
     let reason = after.close_reason();
+    // One that connects anew is not in the connection that is over.
+    let state = |end| if after.state(end) == State::TimeWait { State::TimeWait } else { State::Closed };
     ConnClosed {
         flow,
         // The sweep closes what fell silent; the verdict may not say so when only one end did.
         reason: if reason == CloseReason::Open { CloseReason::Timeout } else { reason }.name().into(),
-        orig_state: after.state(orig),
-        resp_state: after.state(resp),
+        orig_state: state(orig),
+        resp_state: state(resp),
         duration_ns: if opened == 0 { 0 } else { event.time.saturating_sub(opened) },
         orig_pkts: of(orig, packets),
         resp_pkts: of(resp, packets),

@@ -52,6 +52,29 @@ fn a_connection_ends_once_whichever_end_times_out_first() {
     assert!(Verdict(kernel.record(&key()).unwrap().0.shared.verdict).is_closed());
 }
 
+/// The client's host was started anew, and connects from the same port: its server's answer is of the old connection, and is reset.
+#[test]
+fn a_connection_whose_client_connects_anew_has_ended() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    kernel.connect(1);
+    kernel.say(1, true, [700_000, 0], F::SYN);
+    kernel.say(1, false, [501, 101], F::ACK);
+    assert_eq!(ends_told(&mut kernel), 0);
+    kernel.say(1, true, [101, 0], F::RST);
+    let told = kernel.events();
+    assert_eq!(told.iter().filter(|told| told.event.kind == EventKind::Closed as u8).count(), 1);
+    let reason = told[0].event.verdict_after().close_reason();
+    assert_eq!(reason, CloseReason::ResetByOriginator);
+    kernel.say(1, true, [700_000, 0], F::SYN);
+    kernel.say(1, false, [900_000, 700_001], F::SYN | F::ACK);
+    kernel.say(1, true, [700_001, 900_001], F::ACK);
+    assert_eq!(ends_told(&mut kernel), 0, "the next one goes on");
+    kernel.say(1, true, [700_001, 900_001], F::RST | F::ACK);
+    assert_eq!(ends_told(&mut kernel), 1);
+    assert_eq!(kernel.counters().closed[CloseReason::ResetByOriginator as usize], 2);
+}
+
 /// C07: the last ACK was seen and lost, so the FIN comes again. The connection ends once, and TIME-WAIT waits as long again.
 #[test]
 fn a_connection_whose_last_ack_is_lost_ends_once() {
