@@ -155,6 +155,13 @@ impl Evidence {
         }
     }
 
+    /// How far it may have sent: of an end that was met in mid-stream and has sent nothing but acknowledgments since, these may be
+    /// keepalives or window probes, whose number is one behind.
+    #[inline(always)]
+    pub(super) const fn sent_to(&self) -> SeqNum {
+        self.nxt.plus((self.flags & Self::SYN == 0 && self.bytes == 0) as u32)
+    }
+
     /// Whether a segment of this end lies where keepalives and window probes do: right before what comes next.
     #[inline(always)]
     pub(super) fn is_probed_by(&self, segment: &Segment) -> bool {

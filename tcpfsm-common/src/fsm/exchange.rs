@@ -113,7 +113,9 @@ impl<D: Desk> Track<'_, D> {
         if segment.flags.any(TcpFlags::FIN) || own.has(Evidence::FIN) {
             return;
         }
-        if self.is(Note::Keepalive) || segment.len == 0 && own.is_probed_by(segment) {
+        // Met in mid-stream, it stands one behind what its peer acknowledges.
+        let is_behind = self.is(Note::Acked) && segment.seq == own.nxt && peer.ack == own.nxt.plus(1);
+        if self.is(Note::Keepalive) || segment.len == 0 && (own.is_probed_by(segment) || is_behind) {
             let probe = peer.has(Evidence::ZERO_WINDOW);
             self.facts.add(if probe { Fact::ZeroWindowProbe } else { Fact::Keepalive });
         } else if self.is(Note::Acked)

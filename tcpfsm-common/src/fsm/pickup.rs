@@ -36,7 +36,8 @@ impl<D: Desk> Track<'_, D> {
         } else {
             own.strike();
         }
-        let answered = self.is_current(peer) && !segment.ack.before(peer.iss) && !segment.ack.after(peer.nxt);
+        let answered =
+            self.is_current(peer) && !segment.ack.before(peer.iss) && !segment.ack.after(peer.sent_to());
         if segment.len == 0 && !answered && own.strikes() < STRIKES_AFTER_RESET {
             self.facts.add(Fact::NoSession);
             return false;
@@ -73,7 +74,7 @@ impl<D: Desk> Track<'_, D> {
             }
             return false;
         }
-        let fits = self.is_current(peer) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt)
+        let fits = self.is_current(peer) && segment.ack.after(peer.iss) && !segment.ack.after(peer.sent_to())
             || self.verdict().has(Verdict::PICKED_UP | Verdict::ONE_SIDED);
         if !fits {
             self.facts.add(Fact::AckUnseen);

@@ -53,7 +53,7 @@ pub(super) const fn check_ack(sender: &Evidence, receiver: &Evidence, ack: SeqNu
     }
     if !sender.has(Evidence::EDGE) {
         // Its first acknowledgment.
-        return if ack.after(receiver.nxt) {
+        return if ack.after(receiver.sent_to()) {
             AckCheck::Unseen
         } else if ack.before(receiver.iss) {
             AckCheck::TooOld
@@ -62,7 +62,7 @@ pub(super) const fn check_ack(sender: &Evidence, receiver: &Evidence, ack: SeqNu
         };
     }
     // An acknowledgment accepted earlier, although what it acknowledged was not seen, stays good.
-    if ack.after(receiver.nxt.latest(sender.ack)) {
+    if ack.after(receiver.sent_to().latest(sender.ack)) {
         return AckCheck::Unseen;
     }
     let offered = sender.edge.since(sender.ack);

@@ -363,6 +363,19 @@ const SCRIPTS: &[Script] = &[
         lines: &["HS", "C FA s11 a1 F1/~ES ooo half_closed", "C FA s1 a1 F1/~CW", "S A s1 a2 ~F2/CW"],
     },
     Script {
+        id: "stalled",
+        what: "a connection that is met while its window is closed: probes are one behind, and known by what answers them",
+        lines: &[
+            "C A s5000 a9001 - no_session",
+            "S A s9001 a5001 w0 ~ES/ES midstream_pickup zero_window !ack_unseen",
+            "C A s5000 a9001 ES/ES zero_window_probe !ack_unseen",
+            "S A s9001 a5001 w0 ES/ES !ack_unseen",
+            "C A s5000 a9001 ES/ES zero_window_probe",
+            "S A s9001 a5001 ES/ES !ack_unseen",
+            "C PA s5001 a9001 +10 ES/ES !ooo !rtx",
+        ],
+    },
+    Script {
         id: "unproved",
         what: "what does not acknowledge the FIN does not show that it has arrived",
         lines: &["HS", "S A s1 a1 ES/ES", "C FA s1 a1 F1/~CW", "S PA s1 a1 +10 F1/~CW", "S A s11 a2 ~F2/CW"],
