@@ -9,8 +9,8 @@ use crate::{
 /// Both states, whether each is confirmed, what to roll back to, and the generation.
 ///
 /// ```text
-///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26 27 28  32      48     56
-///      low high cl ch pl  ph  o  pk cd tw rl rh os gn sd by  gen     reason
+///  bit 0   4   8  9  10  14  18 19 20 21 22 23 25 26 27 28  32      48     56 60
+///      low high cl ch pl  ph  o  pk cd tw rl rh os gn sd by  gen     reason hl hh
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -51,6 +51,7 @@ impl Verdict {
     const BOTH_ESTABLISHED: u64 = State::Established as u64 | (State::Established as u64) << 4;
     const REASON_SHIFT: u64 = 48;
     const GENERATION_SHIFT: u64 = 32;
+    const HELD_SHIFT: u64 = 56;
 
     /// The bits whose change is worth an event: both states, and the generation.
     pub const STATES_AND_GENERATION: u64 = 0xff | 0xffff << Self::GENERATION_SHIFT;
@@ -209,6 +210,25 @@ impl Verdict {
     #[must_use]
     pub const fn with_close_reason(self, reason: CloseReason) -> Self {
         Self(self.0 & !(0xff << Self::REASON_SHIFT) | (reason as u64) << Self::REASON_SHIFT)
+    }
+
+    /// Whether this end's socket, one of this host's, was found in the state that the end is in: then the clock does not end it.
+    ///
+    /// The state is what was noted, so that a step into another one leaves a note that says nothing any more: the machine
+    /// need not take it away. CLOSED cannot be noted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_held(self, end: End) -> bool {
+        let held = (self.0 >> (Self::HELD_SHIFT + 4 * end as u64) & Self::STATE) as usize;
+        held != 0 && held == self.slot(end)
+    }
+
+    /// Notes that this end's socket is in the end's present state, or takes the note away.
+    #[must_use]
+    pub const fn with_held(self, end: End, held: bool) -> Self {
+        let at = Self::HELD_SHIFT + 4 * end as u64;
+        let state = if held { self.slot(end) as u64 } else { 0 };
+        Self(self.0 & !(Self::STATE << at) | state << at)
     }
 
     /// Whether an accepted reset was sent in the name of `end`.
@@ -406,6 +426,26 @@ mod tests {
             assert!(!v.was_reset_by(End::Low));
         }
         assert_eq!(Verdict(0xffff << 32).next_generation().generation(), 0);
+    }
+
+    #[test]
+    fn an_end_is_held_in_the_state_that_was_noted() {
+        let half_closed = Verdict::default()
+            .with_state(End::Low, State::FinWait2, true)
+            .with_state(End::High, State::CloseWait, true)
+            .with_close_reason(CloseReason::Timeout);
+        let held = half_closed.with_held(End::Low, true);
+        assert!(held.is_held(End::Low) && !held.is_held(End::High) && !half_closed.is_held(End::Low));
+        assert_eq!(held.with_held(End::Low, false), half_closed);
+        assert_eq!((held.close_reason(), held.generation()), (CloseReason::Timeout, 0));
+        let both = held.with_held(End::High, true);
+        assert!(both.is_held(End::Low) && both.is_held(End::High));
+        assert!(!both.with_held(End::High, false).is_held(End::High));
+        for state in [State::Closed, State::TimeWait] {
+            assert!(!held.with_state(End::Low, state, true).is_held(End::Low), "it moved on");
+        }
+        assert!(!held.with_state(End::Low, State::Closed, true).with_held(End::Low, true).is_held(End::Low));
+        assert!(!held.next_generation().is_held(End::Low), "another connection");
     }
 
     #[test]

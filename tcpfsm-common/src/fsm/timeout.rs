@@ -12,6 +12,9 @@ use crate::{
 /// follow Linux where Linux has a timer (`tcp_syn_retries` 6: 127 s; `tcp_synack_retries` 5: 63 s;
 /// `tcp_fin_timeout` 60 s; `TCP_TIMEWAIT_LEN` 60 s) and `nf_conntrack` where it has none (5 days established).
 /// A leaked CLOSE_WAIT lives as long as its process, so it gets as long as an established one.
+///
+/// In FIN_WAIT2 Linux has that timer for orphans only. A program that keeps its socket may wait there for ever, and that it
+/// keeps it, the wire does not tell: an end whose socket the daemon has found in the state is [held](Verdict::is_held).
 pub const DEFAULT_TIMEOUT_SECONDS: [u64; 11] = [10, 10, 130, 70, 432_000, 300, 120, 432_000, 120, 120, 60];
 
 /// Default time in a state after which an end is stuck, in seconds; 0 where staying is normal.
@@ -29,7 +32,8 @@ pub struct Expiry {
 }
 
 /// Ends the states whose time ran out. Silence counts from the flow's last segment, from either end; for
-/// TIME_WAIT, time counts from the state's beginning, which a FIN sent again moves.
+/// TIME_WAIT, time counts from the state's beginning, which a FIN sent again moves. An end that its socket holds is not
+/// ended: its time is as long as the socket's.
 #[inline(always)]
 #[must_use]
 pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
@@ -47,7 +51,7 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
         }
         if state.is_closed() {
             ended += 1;
-        } else {
+        } else if !before.is_held(end) {
             verdict = verdict.with_state(end, after(state, Event::Expired), false);
         }
     }
@@ -64,7 +68,7 @@ pub fn expire(record: &FlowRecord, request: &SweepRequest) -> Expiry {
 #[inline(always)]
 fn with_its_peer(verdict: Verdict, end: End) -> Verdict {
     let unproved = matches!(verdict.state(end), State::Established) && !verdict.is_confirmed(end);
-    if unproved && verdict.state(end.other()).is_closed() {
+    if unproved && !verdict.is_held(end) && verdict.state(end.other()).is_closed() {
         verdict.with_state(end, State::Closed, false)
     } else {
         verdict
@@ -110,6 +114,33 @@ mod tests {
         let expiry = expire(&record, &request(231 * SECOND));
         assert_eq!(expiry.verdict.close_reason(), CloseReason::Timeout);
         assert!(!expiry.remove);
+    }
+
+    #[test]
+    fn who_is_held_is_not_ended_and_its_peer_is() {
+        let mut record = record(State::FinWait2, State::FinWait2, [0; 2], 100 * SECOND);
+        let verdict = Verdict(record.shared.verdict);
+        record.shared.verdict = verdict.with_held(End::Low, true).0;
+        let after = expire(&record, &request(1_000 * SECOND)).verdict;
+        assert_eq!((after.state(End::Low), after.state(End::High)), (State::FinWait2, State::Closed));
+        assert_eq!(after.close_reason(), CloseReason::Open);
+        record.shared.verdict =
+            verdict.with_state(End::High, State::Closed, true).with_held(End::Low, true).0;
+        let expiry = expire(&record, &request(1_000 * SECOND));
+        assert_eq!(expiry, Expiry { verdict: Verdict(record.shared.verdict), remove: false });
+        // The note is of another state.
+        let moved_on = Verdict(record.shared.verdict).with_state(End::Low, State::LastAck, true);
+        record.shared.verdict = moved_on.0;
+        assert!(expire(&record, &request(1_000 * SECOND)).verdict.is_closed());
+    }
+
+    #[test]
+    fn an_established_that_is_held_does_not_go_with_its_peer() {
+        let mut record = record(State::Established, State::FinWait2, [0; 2], 100 * SECOND);
+        let unproved = Verdict(record.shared.verdict).with_state(End::Low, State::Established, false);
+        record.shared.verdict = unproved.with_held(End::Low, true).0;
+        let after = expire(&record, &request(221 * SECOND)).verdict;
+        assert_eq!((after.state(End::Low), after.state(End::High)), (State::Established, State::Closed));
     }
 
     #[test]
