@@ -36,7 +36,10 @@ pub(crate) unsafe fn book<K: EventKey>(
     let changed = if after.transition(before, End::Low).is_some() { End::Low } else { End::High };
     event.sender = changed as u8;
     event.ifindex = Tap(shared.tap[changed as usize & 1]).ifindex();
-    let step = Step { verdict: after, facts: Facts::default() };
+    // An end of the clock's that a socket takes back is to be told when it comes.
+    let back = before.is_over() && !after.is_over();
+    let facts = if back { Facts::of(&[Fact::StateRollback]) } else { Facts::default() };
+    let step = Step { verdict: after, facts };
     let over = settle(shared, changed, before, &step, &Segment::default(), now).over;
     if over {
         // SAFETY: the caller's element; a packet may add its own at once.

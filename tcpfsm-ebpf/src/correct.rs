@@ -36,9 +36,12 @@ fn correct<K: Key>(key: &K, request: &Correction, counters: &mut Counters) -> bo
         let now = clock::fine();
         // SAFETY: the maps gave the elements.
         if unsafe { flow_table::install(record, before, after) } {
-            stats::moved(counters, map, before, after);
-            // SAFETY: as above.
-            unsafe { change::book(EventKind::Host, key, record, before, after, now, counters) };
+            // That an end is held, or no longer, is a note for the sweep: nothing has happened.
+            if (before.0 ^ after.0) & Verdict::STATES_AND_GENERATION != 0 {
+                stats::moved(counters, map, before, after);
+                // SAFETY: as above.
+                unsafe { change::book(EventKind::Host, key, record, before, after, now, counters) };
+            }
             return true;
         }
     }
