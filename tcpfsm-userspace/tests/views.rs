@@ -10,6 +10,8 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, RawFd},
+    path::Path,
+    time::Duration,
 };
 
 use loopback::{Daemon, in_namespace, wait_for};
@@ -74,7 +76,7 @@ fn connections_from_before_are_known_in_state_and_direction() {
         let (half, mut half_server) = pair(&listener);
         half.shutdown(Shutdown::Write).unwrap();
         assert_eq!(half_server.read(&mut [0]).unwrap(), 0);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
 
         let daemon = Daemon::start(directory.path(), &[]);
         assert_eq!(
@@ -231,6 +233,161 @@ fn a_fin_that_waits_behind_a_closed_window_is_a_difference_that_is_told() {
     });
 }
 
+/// A daemon for which FIN_WAIT2 is stuck and expires soon.
+fn impatient(directory: &Path, timeout: &str, args: &[&str]) -> Daemon {
+    let config = directory.join("tcpfsm.toml");
+    let text = format!(
+        "[timeouts]\nfin_wait2 = \"{timeout}\"\n[stuck]\nfin_wait2 = \"300ms\"\n\
+         [detect]\nfin_wait2_stuck = {{ count = 1 }}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    Daemon::start(directory, &[&["--config", config.to_str().unwrap()], args].concat())
+}
+
+/// A connection whose client has finished, and whose server has not.
+fn half_closed(listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let (client, mut server) = pair(listener);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+    (client, server)
+}
+
+fn anomaly(daemon: &Daemon, kind: &str, phase: &str) -> Option<Value> {
+    daemon.events().into_iter().find(|event| event["anomaly"] == kind && event["phase"] == phase)
+}
+
+/// Why this client's end came from FIN_WAIT2 to CLOSED, if it did.
+fn why_closed(daemon: &Daemon, client: SocketAddr) -> Option<String> {
+    let is_end = |event: &Value| {
+        event["kind"] == "transition"
+            && event["orig"] == client.to_string()
+            && (&event["from"], &event["to"]) == (&"fin_wait2".into(), &"closed".into())
+    };
+    let end = daemon.events().into_iter().find(is_end)?;
+    Some(end["cause"]["why"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn the_clock_ends_no_state_that_the_socket_is_still_in() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = impatient(directory.path(), "1s", &[]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = half_closed(&listener);
+        let (other, other_server) = half_closed(&listener);
+        let [address, other_address] = [&client, &other].map(|stream| stream.local_addr().unwrap());
+        wait_for("the anomaly", || anomaly(&daemon, "fin_wait2_stuck", "start").is_some());
+        // As long as four timeouts, and as it takes to tell of a difference.
+        std::thread::sleep(Duration::from_secs(4));
+        for address in [address, other_address] {
+            assert_eq!(states(&flow(&daemon, address).unwrap()), ["fin_wait2", "close_wait"]);
+            assert_eq!(why_closed(&daemon, address), None, "{:?}", daemon.events());
+        }
+        assert_eq!(anomaly(&daemon, "fin_wait2_stuck", "end"), None);
+
+        // One ends by its peer's FIN, as ever; the other's sockets go without a word.
+        drop(server);
+        wait_for("the end", || states(&flow(&daemon, address).unwrap()) == ["time_wait", "closed"]);
+        forget(other);
+        wait_for("the other's end", || why_closed(&daemon, other_address).is_some());
+        assert_eq!(why_closed(&daemon, other_address).unwrap(), "own_socket");
+        forget(other_server);
+        wait_for("the end of the anomaly", || anomaly(&daemon, "fin_wait2_stuck", "end").is_some());
+        assert_eq!(anomaly(&daemon, "view_mismatch", "start"), None, "{:?}", daemon.events());
+    });
+}
+
+#[test]
+fn what_the_clock_ended_before_anybody_asked_is_taken_back() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        // Less than lies between two sweeps: of some the time is up before they are looked at.
+        let daemon = impatient(directory.path(), "50ms", &["--timeout", "close_wait=50ms"]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pairs: Vec<_> = (0..10)
+            .map(|_| {
+                std::thread::sleep(Duration::from_millis(23));
+                half_closed(&listener)
+            })
+            .collect();
+        let clients: Vec<_> = pairs.iter().map(|(client, _)| client.local_addr().unwrap()).collect();
+        let closed = |client: &SocketAddr, reason: &str| {
+            daemon.events().iter().any(|event| {
+                event["kind"] == "conn_closed"
+                    && event["orig"] == client.to_string()
+                    && event["reason"] == reason
+            })
+        };
+        wait_for("a timeout", || clients.iter().any(|client| closed(client, "timeout")));
+        let is_back = |&client: &SocketAddr| {
+            flow(&daemon, client).is_some_and(|flow| states(&flow) == ["fin_wait2", "close_wait"])
+        };
+        wait_for("their sockets' states", || clients.iter().all(is_back));
+        for (_, server) in &pairs {
+            server.shutdown(Shutdown::Write).unwrap();
+        }
+        wait_for("the ends", || clients.iter().all(|client| closed(client, "finish")));
+        assert_eq!(anomaly(&daemon, "view_mismatch", "start"), None, "{:?}", daemon.events());
+    });
+}
+
+#[test]
+fn a_half_closed_connection_from_before_is_not_ended_for_its_long_silence() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = half_closed(&listener);
+        let address = client.local_addr().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        let daemon = impatient(directory.path(), "500ms", &[]);
+        wait_for("the anomaly", || anomaly(&daemon, "fin_wait2_stuck", "start").is_some());
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(states(&flow(&daemon, address).unwrap()), ["fin_wait2", "close_wait"]);
+        assert_eq!(why_closed(&daemon, address), None, "{:?}", daemon.events());
+        drop(server);
+        wait_for("the end", || states(&flow(&daemon, address).unwrap())[0] == "time_wait");
+    });
+}
+
+#[test]
+fn the_clock_ends_what_has_no_socket() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = impatient(directory.path(), "1500ms", &[]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, _server) = half_closed(&listener);
+        let address = client.local_addr().unwrap();
+        let waits = || daemon.events().iter().any(|event| event["to"] == "fin_wait2");
+        wait_for("the FIN's ACK", waits);
+        // Gone before its silence is worth a note; where this thread had to wait for its turn, after that.
+        forget(client);
+        wait_for("the timeout", || why_closed(&daemon, address).is_some());
+        let why = why_closed(&daemon, address).unwrap();
+        assert!(why == "timeout" || why == "own_socket", "{why}");
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(states(&flow(&daemon, address).unwrap()), ["closed", "close_wait"]);
+        assert_eq!(anomaly(&daemon, "view_mismatch", "start"), None, "{:?}", daemon.events());
+    });
+}
+
+#[test]
+fn a_gateway_goes_by_the_clock() {
+    needs_kernel!();
+    in_namespace(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = impatient(directory.path(), "1s", &["--vantage", "gateway"]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, _server) = half_closed(&listener);
+        let address = client.local_addr().unwrap();
+        wait_for("the timeout", || why_closed(&daemon, address).is_some());
+        assert_eq!(why_closed(&daemon, address).unwrap(), "timeout");
+    });
+}
+
 #[test]
 fn a_gateway_asks_no_socket() {
     needs_kernel!();
@@ -242,7 +399,7 @@ fn a_gateway_asks_no_socket() {
         assert_eq!(daemon.flows(&[]).len(), 0);
         let _after = pair(&listener);
         wait_for("the flow", || daemon.flows(&[]).len() == 1);
-        std::thread::sleep(std::time::Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(400));
         let views = &daemon.stats()["views"];
         for count in ["seeded", "agreed", "differed", "gone", "followed"] {
             assert_eq!(views[count], 0, "{views}");

@@ -35,7 +35,7 @@ use crate::{
     },
     report::Phase,
     source::live::{self, Observation},
-    views::{Mismatch, Round, Rounds},
+    views::{Mismatch, Round, Rounds, StuckFlows},
 };
 
 /// Records per drain step.
@@ -75,6 +75,7 @@ pub struct Engine {
     gone: Vec<String>,
     detectors: Vec<Box<dyn Detector>>,
     mismatches: ViewMismatch,
+    stuck: StuckFlows,
     publisher: Publisher,
     shared: SharedGauges,
     request: SweepRequest,
@@ -120,6 +121,7 @@ impl Engine {
             gone: Vec::new(),
             detectors: detect::all(config, repeats, local_ports()),
             mismatches: ViewMismatch::new(&config.detect),
+            stuck: StuckFlows::default(),
             publisher,
             shared,
             request: request(config, repeats),
@@ -193,11 +195,12 @@ impl Engine {
         for _ in 0..MAX_STEPS {
             let wanted = self.publisher.is_wanted();
             let mut batch = Vec::new();
-            let Self { events: source, detectors, mismatches, request, shared, .. } = self;
+            let Self { events: source, detectors, mismatches, stuck, request, shared, .. } = self;
             let mut page = shared.history.page();
             let count = source.drain(BATCH, |record| match live::parse(record) {
                 Ok(observation) => {
                     feed(detectors, mismatches, &observation, request.number);
+                    stuck.note(&observation);
                     page.note(&observation);
                     if wanted {
                         batch.push(observation);
@@ -221,6 +224,7 @@ impl Engine {
         // 0 would say "never reported".
         self.request.number = self.request.number.wrapping_add(1).max(1);
         let request = self.request;
+        let stuck = self.stuck.take();
         tokio::task::spawn_blocking(move || {
             let start = Instant::now();
             let Background { sweeper, rounds } = &mut background;
@@ -230,7 +234,10 @@ impl Engine {
                 (Some(rounds), Ok(sweep)) => rounds.full_queues(&sweep.services),
                 (None, _) | (_, Err(_)) => Vec::new(),
             };
-            let compared = rounds.as_mut().map_or(Ok(None), |rounds| rounds.compare(sweeper));
+            let compared = rounds.as_mut().map_or(Ok(None), |rounds| {
+                rounds.look_first(stuck);
+                rounds.compare(sweeper, &request)
+            });
             Swept { background, found, took, full_queues, compared }
         })
     }

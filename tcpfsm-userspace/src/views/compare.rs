@@ -16,6 +16,8 @@ use tcpfsm_common::{
     fsm::State,
 };
 
+use super::held::was_ended_by_the_clock;
+
 /// A difference must last this long,
 const LASTING_NS: u64 = 2_000_000_000;
 /// and through so many looks.
@@ -100,7 +102,9 @@ impl Views {
         }
         match kernel {
             None => Opinion::Gone,
-            Some(kernel) if verdict.has(Verdict::SEEDED) => Opinion::Follow(kernel),
+            Some(kernel) if verdict.has(Verdict::SEEDED) || was_ended_by_the_clock(verdict, end, kernel) => {
+                Opinion::Follow(kernel)
+            }
             Some(_) => Opinion::Differ,
         }
     }
@@ -131,6 +135,7 @@ impl Views {
         let hash = self.hasher.hash_one(at);
         // Of a seeded flow, what was confirmed without a segment was confirmed by a socket.
         (verdict.has(Verdict::SEEDED) && verdict.is_confirmed(at.1))
+            || verdict.is_held(at.1)
             || self.suspects.get(&at).is_some_and(|suspect| suspect.kernel.is_none())
             || self.known.iter().any(|known| known.contains(&hash))
     }
@@ -238,6 +243,22 @@ mod tests {
         let mut views = Views::default();
         let opinions = looks(&mut views, seeded, Some(State::TimeWait));
         assert_eq!(opinions[3], Opinion::Follow(State::TimeWait));
+    }
+
+    #[test]
+    fn what_the_clock_ended_follows_its_socket() {
+        let expired = wire(State::FinWait2).with_state(End::Low, State::Closed, false);
+        let mut views = Views::default();
+        assert_eq!(looks(&mut views, expired, Some(State::FinWait2))[3], Opinion::Follow(State::FinWait2));
+        assert_eq!(looks(&mut views, expired, Some(State::TimeWait))[3], Opinion::Differ);
+        assert_eq!(looks(&mut views, expired, None), [Opinion::Agree; 4]);
+    }
+
+    #[test]
+    fn who_is_held_had_a_socket() {
+        let mut views = Views::default();
+        let opinions = looks(&mut views, wire(State::FinWait2).with_held(End::Low, true), None);
+        assert_eq!(opinions, [Opinion::NotYet, Opinion::NotYet, Opinion::Gone, Opinion::Gone]);
     }
 
     #[test]

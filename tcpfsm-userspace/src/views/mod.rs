@@ -5,20 +5,23 @@
 //!                      coverage.rs: those whose segments pass a watched interface
 //!   later   flow maps ─► rounds.rs ─► sockets        a batch after each sweep, never longer than its budget
 //!                        compare.rs: what differs, and for how long
+//!                        held.rs: what the clock is not to end
 //!                        queues.rs: listeners whose accept queue is full
 //! ```
 //!
 //! The wire is the measure and the sockets a second opinion. Where they differ for a while, that is shown and
 //! counted; where the wire cannot know better, the flow follows the socket: flows whose socket went without a
-//! segment are closed, and flows that were seeded get their socket's state.
+//! segment are closed, flows that were seeded get their socket's state, and no timeout ends a state that the socket is in.
 
 mod compare;
 mod coverage;
+mod held;
 mod queues;
 mod rounds;
 mod seed;
 
 pub use coverage::{Coverage, Passage, Watched};
+pub use held::StuckFlows;
 pub use rounds::{Mismatch, Round, Rounds, ViewCounts};
 pub use seed::{Seed, flow_key, seeds};
 

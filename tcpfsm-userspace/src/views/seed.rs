@@ -11,7 +11,7 @@ use tcpfsm_common::{
     fsm::State,
 };
 
-use super::coverage::Passage;
+use super::{coverage::Passage, held::with_socket_in};
 use crate::host::{Socket, Timer};
 
 /// A flow and what its sockets say of it.
@@ -92,7 +92,7 @@ fn record(
     for end in [End::Low, End::High] {
         let (own, peer) = (sockets[end as usize & 1], sockets[end.other() as usize & 1]);
         verdict = match (own, peer) {
-            (Some(own), _) => verdict.with_state(end, own.state, true),
+            (Some(own), _) => with_socket_in(verdict, end, own.state),
             (None, Some(peer)) => verdict.with_state(end, peer_of(peer.state), false),
             (None, None) => return None,
         };
@@ -249,6 +249,9 @@ mod tests {
                 let (verdict, record, end) = one(&[socket(local, remote, state)]);
                 assert_eq!((verdict.state(end), verdict.state(end.other())), (state, peer));
                 assert!(verdict.is_confirmed(end) && !verdict.is_confirmed(end.other()));
+                let ends_by_itself = matches!(state, State::SynSent | State::SynRecv | State::TimeWait);
+                assert_eq!(verdict.is_held(end), !ends_by_itself, "it may have been silent for long");
+                assert!(!verdict.is_held(end.other()));
                 assert!(verdict.has(Verdict::SEEDED) && verdict.has(Verdict::PICKED_UP));
                 assert_eq!(record.shared.since, [NOW - 30 * SECOND; 2]);
                 assert!(record.last_seen() <= NOW - 30 * SECOND && record.last_seen() > NOW - 31 * SECOND);
