@@ -18,7 +18,7 @@ use crate::{
     config::{Config, MapSizes, Vantage},
     control::{filter::Filter, flows, office::Answers, protocol::Notice, stats::Stats},
     error::Result,
-    explain::{diagnose, story::Story, tell},
+    explain::{concerned, diagnose, story::Story, tell},
     export::{
         http,
         process::ProcessStats,
@@ -226,6 +226,12 @@ impl Answers for Insight {
             if concerned && !story.anomalies.contains(&finding.kind) {
                 story.anomalies.push(finding.kind);
             }
+        }
+        let side = story.anomalies.first().and_then(|&kind| concerned(&story, kind));
+        if story.local == Some(Local::Both) && side == Some(Side::Orig) {
+            // Of this host's two programs it is the other one's.
+            let found = owners.owner(&flow, Side::Orig, [story.orig_end.state, story.resp_end.state]);
+            (story.proc, story.unowned) = (found.proc, found.unowned);
         }
         Ok(Some(story))
     }

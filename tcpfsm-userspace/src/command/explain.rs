@@ -16,7 +16,8 @@ use crate::{
     detect::AnomalyKind,
     error::{Error, Result},
     explain::{
-        render::{self, Places},
+        places::Places,
+        render,
         story::Story,
         texts::{self, Entry},
     },

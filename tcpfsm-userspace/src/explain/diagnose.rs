@@ -75,6 +75,48 @@ pub fn diagnose(story: &Story) -> Vec<AnomalyKind> {
     found
 }
 
+/// The end that a kind is about in this story: whose program is to be looked at. None where it is about both, or does
+/// not show. Where it is either, this host's.
+#[must_use]
+pub fn concerned(story: &Story, kind: AnomalyKind) -> Option<Side> {
+    let own = super::tell::own_side(story).unwrap_or(Side::Orig);
+    let first = |is_it: &dyn Fn(Side) -> bool| [own, own.other()].into_iter().find(|&side| is_it(side));
+    let state_is = |state| first(&|side| story.end(side).state == state);
+    match kind {
+        AnomalyKind::CloseWaitStuck | AnomalyKind::CloseWaitLeak => state_is(State::CloseWait),
+        AnomalyKind::FinWait1Stuck => state_is(State::FinWait1),
+        AnomalyKind::FinWait2Stuck => state_is(State::FinWait2),
+        AnomalyKind::LastAckStuck => state_is(State::LastAck),
+        AnomalyKind::ClosingStuck => state_is(State::Closing),
+        AnomalyKind::HalfOpen => state_is(State::SynRecv),
+        AnomalyKind::ZeroWindowStall => first(&|side| story.end(side).zero_window),
+        AnomalyKind::AcceptQueueOverflow => Some(Side::Resp),
+        AnomalyKind::SynSentStuck
+        | AnomalyKind::IdleEstablished
+        | AnomalyKind::PeerGone
+        | AnomalyKind::SynFlood
+        | AnomalyKind::SynackFlood
+        | AnomalyKind::RstFlood
+        | AnomalyKind::AckFlood
+        | AnomalyKind::PortScan
+        | AnomalyKind::ConnectRefused
+        | AnomalyKind::ConnectTimeout
+        | AnomalyKind::ConnectUnreachable
+        | AnomalyKind::HandshakeAborted
+        | AnomalyKind::HandshakeRetransmission
+        | AnomalyKind::ConnectionAborted
+        | AnomalyKind::RstStorm
+        | AnomalyKind::RstInexact
+        | AnomalyKind::RstOutOfWindow
+        | AnomalyKind::RstInjection
+        | AnomalyKind::TwAssassination
+        | AnomalyKind::IllegalSegments
+        | AnomalyKind::TimeWaitPressure
+        | AnomalyKind::RetransmissionStorm
+        | AnomalyKind::ViewMismatch => None,
+    }
+}
+
 /// An end that has been in its state for longer than the default threshold.
 fn stuck(story: &Story, side: Side) -> Option<AnomalyKind> {
     let end = story.end(side);
@@ -157,6 +199,41 @@ mod tests {
         let mut silent = story([State::Closed; 2], 1, &["open", "syn_rtx"]);
         silent.close_reason = Some("timeout".into());
         assert_eq!(diagnose(&silent)[0], AnomalyKind::ConnectTimeout);
+    }
+
+    #[test]
+    fn a_kind_is_about_the_end_that_is_in_it() {
+        use State::{CloseWait, Established, FinWait2, SynRecv, SynSent};
+        let mut leak = story([FinWait2, CloseWait], 3_600, &[]);
+        for local in [None, Some(Local::Orig), Some(Local::Resp), Some(Local::Both)] {
+            leak.local = local;
+            assert_eq!(concerned(&leak, AnomalyKind::CloseWaitStuck), Some(Side::Resp), "whoever looks");
+            assert_eq!(concerned(&leak, AnomalyKind::FinWait2Stuck), Some(Side::Orig));
+            assert_eq!(concerned(&leak, AnomalyKind::LastAckStuck), None);
+        }
+        let asking = story([SynSent, SynRecv], 20, &[]);
+        assert_eq!(concerned(&asking, AnomalyKind::SynSentStuck), None, "who does not answer may be here");
+        assert_eq!(concerned(&asking, AnomalyKind::HalfOpen), Some(Side::Resp));
+        let mut both = story([State::Closing; 2], 60, &[]);
+        both.local = Some(Local::Resp);
+        assert_eq!(concerned(&both, AnomalyKind::ClosingStuck), Some(Side::Resp), "this host's first");
+        let mut full = story([Established; 2], 60, &[]);
+        assert_eq!(concerned(&full, AnomalyKind::ZeroWindowStall), None, "it is open again");
+        full.resp_end.zero_window = true;
+        assert_eq!(concerned(&full, AnomalyKind::ZeroWindowStall), Some(Side::Resp));
+    }
+
+    /// A kind that is about one end has words for the case that it is another host's, and no other has.
+    #[test]
+    fn what_is_about_one_end_has_words_for_the_other_host() {
+        for kind in AnomalyKind::ALL {
+            let is_about_one = State::ALL.into_iter().any(|state| {
+                let mut story = story([state; 2], 60, &[]);
+                story.resp_end.zero_window = true;
+                concerned(&story, kind).is_some()
+            });
+            assert_eq!(crate::explain::texts::of(kind).remote.is_some(), is_about_one, "{}", kind.name());
+        }
     }
 
     #[test]

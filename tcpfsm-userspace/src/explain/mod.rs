@@ -5,13 +5,15 @@
 //!   story.rs     everything known of one connection, from the daemon or a capture; also the JSON
 //!   tell.rs      a flow record and its last events to a story
 //!   diagnose.rs  a story to the kinds of anomaly that it shows
+//!   places.rs    what is filled into commands
 //!   render.rs    stories and entries as text
 //! ```
 
 mod diagnose;
+pub mod places;
 pub mod render;
 pub mod story;
 pub mod tell;
 pub mod texts;
 
-pub use diagnose::diagnose;
+pub use diagnose::{concerned, diagnose};

@@ -1,66 +1,27 @@
 //! Stories and entries as text, for somebody who was woken up by them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use jiff::tz::TimeZone;
 use tcpfsm_common::flow::Direction;
 
 use super::{
+    diagnose::concerned,
+    places::Places,
     story::{EndStory, Moment, Origin, Step, Story},
     tell::own_side,
-    texts::{self, Entry, PLACES},
+    texts::{self, Entry},
 };
 use crate::{
     clock::short_duration,
     detect::AnomalyKind,
     export::text::bytes,
     owner::{Proc, Unowned},
-    report::{Anomaly, Local, Side},
+    report::Side,
 };
 
 /// Columns of running text.
 const WIDTH: usize = 96;
-
-/// What stands in for the places in commands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Places([Option<String>; PLACES.len()]);
-
-impl Places {
-    /// From a connection.
-    #[must_use]
-    pub fn of_story(story: &Story) -> Self {
-        let peer = match story.local {
-            Some(Local::Orig) => story.resp,
-            Some(Local::Resp | Local::Both) | None => story.orig,
-        };
-        let pid = story.proc.as_ref().map(|proc| proc.pid.to_string());
-        let (port, ip) = (story.resp.port().to_string(), story.resp.ip().to_string());
-        Self([Some(port), Some(ip), Some(peer.ip().to_string()), pid])
-    }
-
-    /// From an anomaly that goes on.
-    #[must_use]
-    pub fn of_anomaly(anomaly: &Anomaly) -> Self {
-        let Anomaly { flow, service, proc, .. } = anomaly;
-        let peer = match flow.local {
-            Some(Local::Orig) => flow.resp,
-            Some(Local::Resp | Local::Both) | None => flow.orig,
-        };
-        let pid = proc.as_ref().map(|proc| proc.pid.to_string());
-        Self([
-            Some(service.port().to_string()),
-            Some(service.ip().to_string()),
-            Some(peer.ip().to_string()),
-            pid,
-        ])
-    }
-
-    fn fill(&self, command: &str) -> String {
-        PLACES.iter().zip(&self.0).fold(command.to_owned(), |text, ((place, unknown), known)| {
-            text.replace(place, known.as_deref().unwrap_or(unknown))
-        })
-    }
-}
 
 /// A kind of anomaly, without a particular case: from what the detector goes by to how sure it is.
 #[must_use]
@@ -71,7 +32,7 @@ pub fn kind(kind: AnomalyKind, places: &Places) -> String {
     paragraph(&mut text, "  ", &entry.saw);
     heading(&mut text, "WHAT IT MEANS");
     means(&mut text, entry);
-    remedies(&mut text, entry, places);
+    remedies(&mut text, entry, places, None);
     text
 }
 
@@ -82,10 +43,14 @@ pub fn story(story: &Story, zone: &TimeZone) -> String {
     // Writing to a string cannot fail.
     let _ = saw(&mut text, story, zone);
     let entry = story.anomalies.first().map(|&kind| (kind, texts::of(kind)));
+    let remote = entry.and_then(|(kind, _)| elsewhere(story, kind));
     heading(&mut text, "WHAT IT MEANS");
     match entry {
         Some((kind, entry)) => {
-            paragraph(&mut text, "  ", &format!("{}: {}.", kind.name(), entry.title));
+            paragraph(&mut text, "  ", &headline(story, kind));
+            if remote.is_some() {
+                paragraph(&mut text, "  ", "What follows is told as from there:");
+            }
             means(&mut text, entry);
         }
         None => paragraph(&mut text, "  ", "Nothing is wrong, as far as this shows."),
@@ -99,15 +64,36 @@ pub fn story(story: &Story, zone: &TimeZone) -> String {
         }
     }
     heading(&mut text, "WHOSE IT IS");
-    owner(&mut text, story);
-    if let Some((_, entry)) = entry {
-        remedies(&mut text, entry, &Places::of_story(story));
+    match remote {
+        Some(end) => paragraph(
+            &mut text,
+            "  ",
+            &format!("The remote end's, {end}: the program to look at runs there, not on this host."),
+        ),
+        None => owner(&mut text, story),
+    }
+    if let Some((kind, entry)) = entry {
+        remedies(&mut text, entry, &Places::of_story(story, concerned(story, kind)), remote);
     }
     for &other in story.anomalies.iter().skip(1) {
-        let title = &texts::of(other).title;
-        let _ = writeln!(text, "\nALSO  {}: {title}\n      tcpfsm explain {}", other.name(), other.name());
+        let _ = writeln!(text, "\nALSO  {}\n      tcpfsm explain {}", headline(story, other), other.name());
     }
     text
+}
+
+/// The end that a kind is about, where it is another host's: no program of this one is to be blamed for it.
+fn elsewhere(story: &Story, kind: AnomalyKind) -> Option<SocketAddr> {
+    let local = story.local?;
+    concerned(story, kind).filter(|&side| !local.includes(side)).map(|side| story.address(side))
+}
+
+/// What a kind is, in one sentence.
+fn headline(story: &Story, kind: AnomalyKind) -> String {
+    let Entry { title, remote, .. } = texts::of(kind);
+    match (elsewhere(story, kind), remote) {
+        (Some(end), Some(remote)) => format!("{}, at the remote end {end}: {remote}.", kind.name()),
+        (Some(_), None) | (None, _) => format!("{}: {title}.", kind.name()),
+    }
 }
 
 fn saw(text: &mut String, story: &Story, zone: &TimeZone) -> std::fmt::Result {
@@ -278,12 +264,16 @@ fn means(text: &mut String, entry: &Entry) {
     paragraph(text, "  ", &entry.rfc);
 }
 
-fn remedies(text: &mut String, entry: &Entry, places: &Places) {
+/// `remote`: the end concerned, where it is another host's.
+fn remedies(text: &mut String, entry: &Entry, places: &Places, remote: Option<SocketAddr>) {
     heading(text, "WHAT IT COMES FROM, the likeliest first");
     for (number, cause) in (1..).zip(&entry.causes) {
         item(text, number, cause);
     }
-    heading(text, "WHAT TO DO");
+    match remote {
+        Some(end) => heading(text, &format!("WHAT TO DO, on {} and not on this host", end.ip())),
+        None => heading(text, "WHAT TO DO"),
+    }
     for (number, step) in (1..).zip(&entry.steps) {
         match &step.run {
             Some(command) => {
@@ -346,6 +336,7 @@ mod tests {
         explain::tell,
         owner::{Confidence, WhyUnowned},
         pipeline::synthetic::Conversation,
+        report::Local,
     };
     use tcpfsm_common::{flow::End, segment::TcpFlags};
 
@@ -401,6 +392,29 @@ mod tests {
         for line in running.filter(|line| !line.contains("->") && !line.contains("segments")) {
             assert!(line.chars().count() <= WIDTH, "too long: {line}");
         }
+    }
+
+    /// The same leak, seen from the client: its program has closed, and is not to be blamed.
+    #[test]
+    fn a_leak_at_the_other_end_is_not_this_hosts() {
+        let mut seen_from_the_client = leaked();
+        seen_from_the_client.local = Some(Local::Orig);
+        seen_from_the_client.kernel_state = Some(seen_from_the_client.orig_end.state);
+        let text = story(&seen_from_the_client, &TimeZone::UTC);
+        for words in [
+            "close_wait_stuck, at the remote end 10.0.0.2:8080: This side has closed, and the program there",
+            "WHOSE IT IS\n  The remote end's, 10.0.0.2:8080: ",
+            "WHAT TO DO, on 10.0.0.2 and not on this host\n",
+            "ls /proc/PID/fd | wc -l",
+        ] {
+            assert!(text.contains(words), "{words} is missing:\n{text}");
+        }
+        for words in ["4711", "java,", "the program here never"] {
+            assert!(!text.contains(words), "{words} is blamed:\n{text}");
+        }
+        seen_from_the_client.anomalies.insert(0, AnomalyKind::RstInexact);
+        let text = story(&seen_from_the_client, &TimeZone::UTC);
+        assert!(text.contains("ALSO  close_wait_stuck, at the remote end 10.0.0.2:8080: "), "{text}");
     }
 
     #[test]

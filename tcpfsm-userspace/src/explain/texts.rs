@@ -13,6 +13,9 @@ use crate::detect::AnomalyKind;
 pub struct Entry {
     /// In one line.
     pub title: String,
+    /// The same where the end concerned is another host's; only for kinds that are about one end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
     /// What the detector goes by.
     pub saw: String,
     /// What it means.
@@ -107,11 +110,16 @@ mod tests {
         assert_eq!(count, AnomalyKind::ALL.len(), "an entry twice, or one too few");
         for kind in AnomalyKind::ALL {
             let name = kind.name();
-            let Entry { title, saw, means, rfc, causes, steps, code, sure } = of(kind);
+            let Entry { title, remote, saw, means, rfc, causes, steps, code, sure } = of(kind);
             for (part, text) in [("saw", saw), ("means", means), ("code", code), ("sure", sure)] {
                 assert!(text.len() >= 20 && text.ends_with('.'), "{name}: {part} is no sentence: {text:?}");
             }
-            assert!(title.len() >= 10 && !title.ends_with('.'), "{name}: a title is no sentence: {title:?}");
+            for title in [Some(title), remote.as_ref()].into_iter().flatten() {
+                assert!(
+                    title.len() >= 10 && !title.ends_with('.'),
+                    "{name}: a title is no sentence: {title:?}"
+                );
+            }
             assert!(rfc.contains("RFC "), "{name}: no RFC");
             assert!(causes.len() >= 2, "{name}: what else can it come from?");
             assert!(causes.iter().all(|cause| cause.ends_with('.')), "{name}");
