@@ -8,13 +8,14 @@
 //!   rates.rs    too many events of a kind in a window  ──┤   (bases.rs: a share of what?)
 //!     handshake.rs resets.rs illegal.rs floods.rs        ├─► ongoing.rs  begins, goes on, ends; rate-limited
 //!   services.rs SYN floods, full accept queues: by what the kernel counted per service
-//!   scan.rs peer_gone.rs leak.rs time_wait.rs rtx.rs ────┤
+//!   scan.rs peer_gone.rs leak.rs time_wait.rs rtx.rs ────┤   (disowned.rs: peers that are gone, by their resets)
 //!   view_mismatch.rs  by comparisons with the host's sockets ┘
 //! ```
 //!
 //! Memory is bounded everywhere; what found no room is counted ([`Detector::overflow`]).
 
 mod bases;
+mod disowned;
 mod dwell;
 mod finding;
 mod floods;

@@ -6,12 +6,11 @@ use tcpfsm_common::{
     abi::{Conditions, EventKind},
     fact::Fact,
     flow::{End, FlowKey},
-    fsm::State,
-    segment::TcpFlags,
 };
 
 use super::{
     AnomalyKind, Detector, Finding, Seen, SweepEnd,
+    disowned::Disowned,
     members::{EVERY_SWEEP, Group, MAX_MEMBERS, Members},
     ongoing::{Ongoing, Present},
     rates::{Hit, Rates, Spec, no_base},
@@ -19,32 +18,15 @@ use super::{
 use crate::config::{Rule, Rules};
 
 /// What a single segment tells of it.
-pub(super) const SPECS: &[Spec] = &[
-    Spec {
-        // A bare reset of an established connection: "no such socket here". Programs that abort send RST with ACK.
-        kind: AnomalyKind::PeerGone,
-        hit: |seen| {
-            let bare = seen.event().tcp_flags().0 & (TcpFlags::RST | TcpFlags::ACK) == TcpFlags::RST;
-            let was_open = seen.before().state(seen.sender()) == State::Established;
-            (seen.has(Fact::Reset) && bare && was_open).then(|| survivor(seen))
-        },
-        base: no_base,
-        base_has_hits: false,
-        by_source: false,
-        technique: Some("reset"),
-    },
-    Spec {
-        // It connects anew from the same port: it has forgotten that it is connected.
-        kind: AnomalyKind::PeerGone,
-        hit: |seen| {
-            (seen.has(Fact::SynInEstablished) || seen.has(Fact::SynOnLiveFlow)).then(|| survivor(seen))
-        },
-        base: no_base,
-        base_has_hits: false,
-        by_source: false,
-        technique: Some("syn"),
-    },
-];
+pub(super) const SPECS: &[Spec] = &[Spec {
+    // It connects anew from the same port: it has forgotten that it is connected.
+    kind: AnomalyKind::PeerGone,
+    hit: |seen| (seen.has(Fact::SynInEstablished) || seen.has(Fact::SynOnLiveFlow)).then(|| survivor(seen)),
+    base: no_base,
+    base_has_hits: false,
+    by_source: false,
+    technique: Some("syn"),
+}];
 
 fn survivor(seen: &Seen<'_>) -> Hit {
     Hit { group: seen.service(), weight: seen.event().weight(), example: seen.example(seen.sender().other()) }
@@ -56,6 +38,7 @@ pub(super) struct PeerGone {
     unanswered: Members,
     ongoing: Ongoing<Group>,
     told: Rates,
+    disowned: Disowned,
     probing: HashMap<(FlowKey, End), Probe>,
     overflow: u64,
 }
@@ -77,6 +60,7 @@ impl PeerGone {
             unanswered: Members::new(EVERY_SWEEP),
             ongoing: Ongoing::new(AnomalyKind::PeerGone),
             told: Rates::new(rules, &[SPECS]),
+            disowned: Disowned::new(rules[AnomalyKind::PeerGone]),
             probing: HashMap::new(),
             overflow: 0,
         }
@@ -119,6 +103,7 @@ impl Detector for PeerGone {
 
     fn seen(&mut self, seen: &Seen<'_>) {
         self.told.seen(seen);
+        self.disowned.seen(seen);
         if self.unanswered.is_empty() && self.probing.is_empty() && seen.kind() != EventKind::Stuck {
             return;
         }
@@ -149,7 +134,7 @@ impl Detector for PeerGone {
     }
 
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
-        let Self { rule, unanswered, ongoing, told, probing, .. } = self;
+        let Self { rule, unanswered, ongoing, told, disowned, probing, .. } = self;
         // Every sweep names them: one that was not named twice was answered, or is gone.
         probing.retain(|_, probe| sweep.number.wrapping_sub(probe.sweep) <= 1);
         let present: Vec<_> = unanswered
@@ -160,15 +145,20 @@ impl Detector for PeerGone {
             .collect();
         let mut findings = ongoing.update(sweep.now, present);
         findings.extend(told.swept(sweep));
+        findings.extend(disowned.swept(sweep));
         findings
     }
 
     fn active(&self, kind: AnomalyKind) -> usize {
-        if kind == AnomalyKind::PeerGone { self.ongoing.active() + self.told.active(kind) } else { 0 }
+        if kind != AnomalyKind::PeerGone {
+            return 0;
+        }
+        self.ongoing.active() + self.told.active(kind) + self.disowned.active()
     }
 
     fn overflow(&self) -> u64 {
-        self.overflow + self.unanswered.overflow() + self.ongoing.overflow() + self.told.overflow()
+        let Self { unanswered, ongoing, told, disowned, overflow, .. } = self;
+        overflow + unanswered.overflow() + ongoing.overflow() + told.overflow() + disowned.overflow()
     }
 }
 
@@ -176,6 +166,7 @@ impl Detector for PeerGone {
 mod tests {
     use super::*;
     use crate::{detect::tests::Sweeps, pipeline::synthetic::Conversation};
+    use tcpfsm_common::segment::TcpFlags;
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -262,15 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn no_such_socket_and_a_syn_from_the_same_port() {
+    fn a_syn_from_the_same_port() {
         let (mut detector, mut sweeps) = (detector(), Sweeps::default());
-        let mut talk = Conversation::new();
-        talk.handshake();
-        talk.segment(End::Low, TcpFlags::ACK, 100);
-        sweeps.tell(&mut detector, &talk.segment(End::High, TcpFlags::RST, 0));
-        let [start] = sweeps.end(&mut detector, talk.now)[..] else { panic!("one") };
-        assert_eq!((start.technique, start.oldest.end), (Some("reset"), End::Low));
-
         let mut talk = Conversation::from_port(7);
         talk.handshake();
         talk.segment(End::Low, TcpFlags::ACK, 100);
@@ -286,6 +270,6 @@ mod tests {
         let mut talk = Conversation::new();
         talk.handshake();
         sweeps.tell(&mut detector, &talk.segment(End::High, TcpFlags::RST | TcpFlags::ACK, 0));
-        assert_eq!(sweeps.end(&mut detector, talk.now), []);
+        assert_eq!(sweeps.end(&mut detector, talk.now + 10 * SECOND), []);
     }
 }
