@@ -28,7 +28,7 @@ use crate::{
     kernel::{counters::CounterMap, evictions, interfaces::InterfaceNames, records::FlowMaps},
     owner::{self, WhyUnowned},
     pipeline::{Losses, Owners, SharedGauges, anomaly, hostname},
-    report::{Body, Flow, Local, Report, SCHEMA_VERSION, Severity, Side},
+    report::{Anomaly, Body, Flow, Local, Report, SCHEMA_VERSION, Side},
     views::flow_key,
 };
 
@@ -187,9 +187,11 @@ impl Answers for Insight {
             .filter(|report| filter.wants_event(&report.body))
             .collect();
         reports.sort_by_key(|report| match &report.body {
-            Body::Anomaly(anomaly) => (Reverse(anomaly.severity), Reverse(anomaly.count), anomaly.first_seen),
+            Body::Anomaly(Anomaly { severity, count, first_seen, anomaly, service, .. }) => {
+                Some((Reverse(*severity), Reverse(*count), *first_seen, *anomaly, *service))
+            }
             // None here.
-            Body::Transition(_) | Body::ConnClosed(_) => (Reverse(Severity::Info), Reverse(0), report.ts),
+            Body::Transition(_) | Body::ConnClosed(_) => None,
         });
         reports
     }

@@ -91,6 +91,16 @@ fn a_leak_is_checked_explained_and_over() {
             assert!(words.contains(part), "{part}: {words}");
         }
 
+        // More and fewer of them are no event each, but whoever asks is told.
+        let counts = || {
+            let event = json(&check(&["--kind", "close_wait_stuck", "--json"]));
+            (event["count"].as_u64().unwrap(), event["peak"].as_u64().unwrap())
+        };
+        let others: Vec<_> = (0..6).map(|_| leak.another()).collect();
+        wait_for("all seven", || counts() == (7, 7));
+        drop(others);
+        wait_for("one that is left", || counts() == (1, 7));
+
         let _rest = leak.close();
         wait_for("the end of the anomaly", || check(&[]).status.code() == Some(0));
         let unknown = daemon.ask(&["explain", "192.0.2.1:1", "192.0.2.2:2"]);

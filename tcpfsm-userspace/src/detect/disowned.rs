@@ -93,8 +93,8 @@ impl Disowned {
         ongoing.update(sweep.now, groups)
     }
 
-    pub(super) fn active(&self) -> usize {
-        self.ongoing.active()
+    pub(super) fn going_on(&self) -> Vec<Finding> {
+        self.ongoing.going_on()
     }
 
     pub(super) fn overflow(&self) -> u64 {

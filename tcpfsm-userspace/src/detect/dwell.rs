@@ -80,8 +80,8 @@ impl Detector for Dwells {
         self.detectors.iter_mut().flat_map(|detector| detector.swept(sweep)).collect()
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        self.detectors.iter().map(|detector| detector.active(kind)).sum()
+    fn going_on(&self) -> Vec<Finding> {
+        self.detectors.iter().flat_map(|detector| detector.ongoing.going_on()).collect()
     }
 
     fn overflow(&self) -> u64 {
@@ -92,7 +92,6 @@ impl Detector for Dwells {
 /// Finds the dwellers of one kind.
 #[derive(Debug)]
 struct DwellDetector {
-    kind: AnomalyKind,
     dwell: Dwell,
     rule: Rule,
     members: Members,
@@ -106,7 +105,7 @@ impl DwellDetector {
             Dwell::Idle => repeats.conditions,
             Dwell::ZeroWindow => EVERY_SWEEP,
         };
-        Self { kind, dwell, rule: rules[kind], members: Members::new(repeat), ongoing: Ongoing::new(kind) }
+        Self { dwell, rule: rules[kind], members: Members::new(repeat), ongoing: Ongoing::new(kind) }
     }
 
     /// Since when an end has been what this detector looks for, if it is.
@@ -165,10 +164,6 @@ impl DwellDetector {
             .filter(|(group, present)| present.count >= least || ongoing.is_going_on(group))
             .collect();
         self.ongoing.update(sweep.now, present)
-    }
-
-    fn active(&self, kind: AnomalyKind) -> usize {
-        if self.kind == kind { self.ongoing.active() } else { 0 }
     }
 
     fn overflow(&self) -> u64 {
@@ -245,8 +240,8 @@ mod tests {
             sweeps.tell(&mut detector, &talk.stuck(Conditions::STUCK));
             assert_eq!(sweeps.end(&mut detector, talk.now).len(), usize::from(port == 3));
         }
-        assert_eq!(detector.active(AnomalyKind::FinWait1Stuck), 1);
-        assert_eq!(detector.active(AnomalyKind::HalfOpen), 0);
+        let kinds: Vec<_> = detector.going_on().iter().map(|finding| finding.kind).collect();
+        assert_eq!(kinds, [AnomalyKind::FinWait1Stuck]);
     }
 
     #[test]

@@ -34,8 +34,6 @@ pub struct Dwelling {
 /// What a detector found: an anomaly that begins, goes on, or is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Which anomaly it is: the same as long as it goes on, and no other's.
-    pub id: u64,
     /// What is wrong.
     pub kind: AnomalyKind,
     /// Whether it begins, goes on, or is over.

@@ -58,6 +58,6 @@ mod tests {
         }
         let [start] = sweeps.end(&mut rates, 2_000_000_000)[..] else { panic!("one") };
         assert_eq!((start.count, start.source), (10, Some(ORIG.ip())));
-        assert_eq!(rates.active(AnomalyKind::IllegalSegments), 1);
+        assert_eq!(rates.going_on(), [start]);
     }
 }

@@ -138,8 +138,8 @@ impl Detector for CloseWaitLeak {
         ongoing.update(sweep.now, present)
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        if kind == AnomalyKind::CloseWaitLeak { self.ongoing.active() } else { 0 }
+    fn going_on(&self) -> Vec<Finding> {
+        self.ongoing.going_on()
     }
 
     fn overflow(&self) -> u64 {

@@ -60,8 +60,8 @@ pub trait Detector: Send {
     /// A sweep is complete, and all it found was told.
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding>;
 
-    /// How many anomalies of a kind are going on; 0 for the kinds of others.
-    fn active(&self, kind: AnomalyKind) -> usize;
+    /// The anomalies that go on, as they were at the last sweep: also those of which nothing was told then.
+    fn going_on(&self) -> Vec<Finding>;
 
     /// How many flows, groups or sources found no room so far.
     fn overflow(&self) -> u64;

@@ -4,7 +4,6 @@ use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     hash::Hash,
     net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use super::{AnomalyKind, Dwelling, Finding};
@@ -16,7 +15,7 @@ pub(super) const MAX_GROUPS: usize = 1_024;
 /// An anomaly that goes on is reported again after this long, then after twice as long, and so on …
 const REPEAT_NS: u64 = 60_000_000_000;
 
-/// … up to this; or at once when its count has doubled.
+/// … up to this; or at once when its count has doubled, or it matters more than was told.
 const LONGEST_REPEAT_NS: u64 = 15 * REPEAT_NS;
 
 /// What is going on in a group now.
@@ -40,15 +39,17 @@ impl Present {
 pub(super) struct Ongoing<G> {
     kind: AnomalyKind,
     groups: HashMap<G, Life>,
+    /// The last sweep.
+    now: u64,
     overflow: u64,
 }
 
 #[derive(Debug)]
 struct Life {
-    id: u64,
     first_seen: u64,
     peak: u64,
     reported_count: u64,
+    reported_severity: Severity,
     reported_at: u64,
     repeat: u64,
     last: Present,
@@ -56,11 +57,14 @@ struct Life {
 
 impl<G: Hash + Eq + Copy> Ongoing<G> {
     pub(super) fn new(kind: AnomalyKind) -> Self {
-        Self { kind, groups: HashMap::new(), overflow: 0 }
+        Self { kind, groups: HashMap::new(), now: 0, overflow: 0 }
     }
 
-    pub(super) fn active(&self) -> usize {
-        self.groups.len()
+    /// What goes on, as of the last sweep.
+    pub(super) fn going_on(&self) -> Vec<Finding> {
+        let &Self { kind, ref groups, now, .. } = self;
+        let phase = |life: &Life| if life.first_seen == now { Phase::Start } else { Phase::Update };
+        groups.values().map(|life| life.finding(kind, phase(life), now)).collect()
     }
 
     /// Groups that went unreported because too many others were going on.
@@ -73,13 +77,15 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
         self.groups.contains_key(group)
     }
 
-    /// Compares what is going on now with what was reported.
+    /// Compares what is going on now with what was reported. Most of what changes is not worth an event; whoever asks has it
+    /// from [`going_on`](Self::going_on).
     pub(super) fn update(
         &mut self,
         now: u64,
         present: impl IntoIterator<Item = (G, Present)>,
     ) -> Vec<Finding> {
-        let Self { kind, groups, overflow } = self;
+        let Self { kind, groups, now: last, overflow } = self;
+        *last = now;
         let mut findings = Vec::new();
         let mut there = HashSet::new();
         for (group, present) in present {
@@ -95,21 +101,25 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
                     life.peak = life.peak.max(present.count);
                     let doubled = present.count >= life.reported_count.saturating_mul(2);
                     let due = now.saturating_sub(life.reported_at) >= life.repeat;
-                    if doubled || explained || due {
+                    // Told once: a count that wavers around the line must first be told to have fallen below it.
+                    let severity = severity(*kind, present.count);
+                    let worse = severity > life.reported_severity;
+                    if doubled || explained || worse || due {
                         if due && !doubled {
                             life.repeat = life.repeat.saturating_mul(2).min(LONGEST_REPEAT_NS);
                         }
                         life.reported_count = present.count;
+                        life.reported_severity = severity;
                         life.reported_at = now;
                         findings.push(life.finding(*kind, Phase::Update, now));
                     }
                 }
                 Entry::Vacant(new) if room => {
                     let life = new.insert(Life {
-                        id: new_id(),
                         first_seen: now,
                         peak: present.count,
                         reported_count: present.count,
+                        reported_severity: severity(*kind, present.count),
                         reported_at: now,
                         repeat: REPEAT_NS,
                         last: present,
@@ -133,11 +143,10 @@ impl<G: Hash + Eq + Copy> Ongoing<G> {
 
 impl Life {
     fn finding(&self, kind: AnomalyKind, phase: Phase, time: u64) -> Finding {
-        let &Self { id, first_seen, peak, last, .. } = self;
+        let &Self { first_seen, peak, last, .. } = self;
         let Present { count, oldest, source, technique, permille } = last;
         let over = phase == Phase::End;
         Finding {
-            id,
             kind,
             phase,
             severity: severity(kind, if over { peak } else { count }),
@@ -151,12 +160,6 @@ impl Life {
             permille,
         }
     }
-}
-
-/// A number that no anomaly of any kind had before.
-fn new_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// How much so many of a kind matter.
@@ -246,27 +249,40 @@ mod tests {
         let mut ongoing = Ongoing::new(AnomalyKind::CloseWaitStuck);
         let [start] = ongoing.update(0, there(500))[..] else { panic!("one start") };
         assert_eq!((start.phase, start.count, start.severity), (Phase::Start, 500, Severity::Warning));
-        assert_eq!(ongoing.update(SECOND, there(999)), [], "not twice as many");
+        assert_eq!(ongoing.update(SECOND, there(899)), [], "not twice as many");
         let [update] = ongoing.update(2 * SECOND, there(1_000))[..] else { panic!("one update") };
         assert_eq!((update.phase, update.count, update.severity), (Phase::Update, 1_000, Severity::Critical));
-        assert_eq!((ongoing.active(), ongoing.is_going_on(&1)), (1, true));
+        assert_eq!((ongoing.going_on().len(), ongoing.is_going_on(&1)), (1, true));
         let [end] = ongoing.update(3 * SECOND, there(0))[..] else { panic!("one end") };
         assert_eq!((end.phase, end.count, end.peak, end.first_seen), (Phase::End, 0, 1_000, 0));
-        assert_eq!((ongoing.active(), ongoing.update(4 * SECOND, there(0)).len()), (0, 0));
+        assert_eq!((ongoing.going_on(), ongoing.update(4 * SECOND, there(0))), (vec![], vec![]));
     }
 
     #[test]
-    fn one_is_known_by_its_number_whatever_its_example() {
-        let mut ongoing = Ongoing::new(AnomalyKind::RetransmissionStorm);
-        let of = |group, port| (group, Present::new(500, dwelling(port)));
-        let [one, other] = ongoing.update(0, [of(1, 1), of(2, 1)])[..] else { panic!("two starts") };
-        assert_ne!(one.id, other.id, "of one time and one example");
-        let ends: Vec<u64> = {
-            ongoing.update(SECOND, [of(1, 7), of(2, 8)]);
-            ongoing.update(2 * SECOND, []).iter().map(|end| end.id).collect()
+    fn whoever_asks_has_it_as_of_the_last_sweep() {
+        let mut ongoing = Ongoing::new(AnomalyKind::CloseWaitStuck);
+        let sweep = |ongoing: &mut Ongoing<u8>, second, count, since| {
+            let oldest = Dwelling { since, ..dwelling(1) };
+            let told = ongoing.update(second * SECOND, [(1, Present::new(count, oldest))]);
+            let [now] = ongoing.going_on()[..] else { panic!("one goes on") };
+            (told.len(), now.phase, now.count, now.peak, now.oldest.since, now.time / SECOND)
         };
-        assert!(ends.len() == 2 && ends.contains(&one.id) && ends.contains(&other.id), "{ends:?}");
-        assert!(!ends.contains(&ongoing.update(3 * SECOND, [of(1, 1)])[0].id), "another time is another one");
+        assert_eq!(sweep(&mut ongoing, 10, 40, 1), (1, Phase::Start, 40, 40, 1, 10));
+        assert_eq!(sweep(&mut ongoing, 15, 70, 1), (0, Phase::Update, 70, 70, 1, 15));
+        assert_eq!(sweep(&mut ongoing, 20, 1, 9), (0, Phase::Update, 1, 70, 9, 20), "the others were closed");
+    }
+
+    #[test]
+    fn it_is_told_when_it_matters_more() {
+        let mut ongoing = Ongoing::new(AnomalyKind::CloseWaitStuck);
+        let mut told = Vec::new();
+        for (second, count) in [(0, 600), (5, 899), (10, 950), (15, 890), (20, 950), (75, 890), (80, 950)] {
+            let findings = ongoing.update(second * SECOND, there(count));
+            told.extend(findings.iter().map(|finding| (second, finding.severity)));
+            assert_eq!(ongoing.going_on()[0].severity, severity(AnomalyKind::CloseWaitStuck, count));
+        }
+        let (warning, critical) = (Severity::Warning, Severity::Critical);
+        assert_eq!(told, [(0, warning), (10, critical), (75, warning), (80, critical)]);
     }
 
     #[test]
@@ -282,6 +298,6 @@ mod tests {
         let mut ongoing = Ongoing::new(AnomalyKind::HalfOpen);
         let many = (0..MAX_GROUPS + 10).map(|group| (group, Present::new(1, dwelling(1))));
         assert_eq!(ongoing.update(0, many).len(), MAX_GROUPS);
-        assert_eq!((ongoing.active(), ongoing.overflow()), (MAX_GROUPS, 10));
+        assert_eq!((ongoing.going_on().len(), ongoing.overflow()), (MAX_GROUPS, 10));
     }
 }

@@ -149,11 +149,9 @@ impl Detector for PeerGone {
         findings
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        if kind != AnomalyKind::PeerGone {
-            return 0;
-        }
-        self.ongoing.active() + self.told.active(kind) + self.disowned.active()
+    fn going_on(&self) -> Vec<Finding> {
+        let Self { ongoing, told, disowned, .. } = self;
+        [ongoing.going_on(), told.going_on(), disowned.going_on()].concat()
     }
 
     fn overflow(&self) -> u64 {

@@ -148,8 +148,8 @@ impl Detector for Rates {
         findings
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        self.kinds.iter().filter(|rate| rate.spec.kind == kind).map(|rate| rate.ongoing.active()).sum()
+    fn going_on(&self) -> Vec<Finding> {
+        self.kinds.iter().flat_map(|rate| rate.ongoing.going_on()).collect()
     }
 
     fn overflow(&self) -> u64 {
@@ -255,7 +255,7 @@ mod tests {
         let [start] = sweeps.end(&mut rates, 3 * SECOND)[..] else { panic!("one") };
         assert_eq!((start.kind, start.count), (AnomalyKind::ConnectRefused, 10));
         assert_eq!((start.oldest.service, start.permille), (RESP, Some(1_000)));
-        assert_eq!(rates.active(AnomalyKind::ConnectRefused), 1);
+        assert_eq!(rates.going_on(), [start]);
         assert_eq!(sweeps.end(&mut rates, 40 * SECOND), [], "within the window it goes on");
         assert_eq!(sweeps.end(&mut rates, 70 * SECOND)[0].phase, Phase::End);
     }

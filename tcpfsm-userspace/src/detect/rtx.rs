@@ -153,8 +153,8 @@ impl Detector for RetransmissionStorm {
         ongoing.update(now, present)
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        if kind == AnomalyKind::RetransmissionStorm { self.ongoing.active() } else { 0 }
+    fn going_on(&self) -> Vec<Finding> {
+        self.ongoing.going_on()
     }
 
     fn overflow(&self) -> u64 {

@@ -220,13 +220,9 @@ impl Detector for Services {
         findings
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        match kind {
-            AnomalyKind::SynFlood => self.floods.active(),
-            AnomalyKind::AcceptQueueOverflow => self.queues.active(),
-            AnomalyKind::HandshakeRetransmission => self.agains.active(),
-            _ => 0,
-        }
+    fn going_on(&self) -> Vec<Finding> {
+        let Self { floods, queues, agains, .. } = self;
+        [floods, queues, agains].into_iter().flat_map(Ongoing::going_on).collect()
     }
 
     fn overflow(&self) -> u64 {

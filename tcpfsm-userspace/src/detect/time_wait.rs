@@ -101,8 +101,8 @@ impl Detector for TimeWaitPressure {
         ongoing.update(sweep.now, present)
     }
 
-    fn active(&self, kind: AnomalyKind) -> usize {
-        if kind == AnomalyKind::TimeWaitPressure { self.ongoing.active() } else { 0 }
+    fn going_on(&self) -> Vec<Finding> {
+        self.ongoing.going_on()
     }
 
     fn overflow(&self) -> u64 {

@@ -20,7 +20,6 @@ pub(crate) fn anomaly(
     clock: WallClock,
 ) -> Anomaly {
     let &Finding {
-        id: _,
         kind,
         phase,
         severity,

@@ -296,18 +296,14 @@ impl Engine {
             gauges.sweeps += 1;
             gauges.swept = Some(Instant::now());
             gauges.sweep_duration = took;
-            for (kind, active) in AnomalyKind::ALL.into_iter().zip(&mut gauges.anomalies_active) {
-                let count: usize = detectors.iter().map(|detector| detector.active(kind)).sum();
-                *active = (count + mismatches.active(kind)) as u64;
+            gauges.active = detectors.iter().flat_map(|detector| detector.going_on()).collect();
+            gauges.active.extend(mismatches.going_on());
+            gauges.anomalies_active.fill(0);
+            for finding in &gauges.active {
+                gauges.anomalies_active[finding.kind as usize] += 1;
             }
             for finding in findings.iter().filter(|finding| finding.phase == Phase::Start) {
                 gauges.anomalies_total[finding.kind as usize] += 1;
-            }
-            for finding in &findings {
-                gauges.active.retain(|known| known.id != finding.id);
-                if finding.phase != Phase::End {
-                    gauges.active.push(*finding);
-                }
             }
         });
         debug!(

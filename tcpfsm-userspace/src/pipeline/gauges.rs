@@ -50,7 +50,7 @@ pub struct Gauges {
     pub anomalies_active: [u64; AnomalyKind::ALL.len()],
     /// Anomalies that began so far.
     pub anomalies_total: [u64; AnomalyKind::ALL.len()],
-    /// The anomalies that go on, as last reported.
+    /// The anomalies that go on, as of the last sweep.
     pub active: Vec<Finding>,
     /// What is attached where.
     pub attached: Vec<Attached>,

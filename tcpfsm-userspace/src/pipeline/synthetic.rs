@@ -73,7 +73,6 @@ impl Conversation {
             ifindex: 1,
         };
         Finding {
-            id: 0,
             kind: AnomalyKind::RstInjection,
             phase: Phase::Start,
             severity: Severity::Critical,

@@ -54,6 +54,15 @@ impl Leak {
         Self { service, client, server, listener }
     }
 
+    /// One more connection of this kind at the same service: its client's end and its server's.
+    pub(crate) fn another(&self) -> [TcpStream; 2] {
+        let client = TcpStream::connect(&self.service).unwrap();
+        let (mut server, _) = self.listener.accept().unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        [client, server]
+    }
+
     /// The server closes it at last; what is left still stands.
     pub(crate) fn close(self) -> (TcpStream, TcpListener) {
         (self.client, self.listener)
