@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{Rule, Rules},
-    report::Side,
+    report::{Phase, Side},
 };
 
 /// Linux sends a SYN-ACK again after a second; a service that has not after three keeps no state: SYN cookies.
@@ -35,7 +35,7 @@ pub(super) struct Services {
     floods: Ongoing<ServiceKey>,
     queues: Ongoing<ServiceKey>,
     agains: Ongoing<ServiceKey>,
-    /// Examples: the last handshake that began, the last that the server did not take, the last sent again.
+    /// Examples: the last handshake that began and is not complete, the last that the server did not take, the last sent again.
     last: [Option<Dwelling>; 3],
     evicted: u64,
 }
@@ -116,6 +116,13 @@ impl Services {
         })
     }
 
+    /// When a flood is over, nothing hangs that could stand for it, and what hung last may be a client that was let in: it is the
+    /// service that was flooded.
+    fn all_over(&self, last: Dwelling, now: u64) -> Dwelling {
+        let service = self.known.keys().find(|key| key.address() == last.service);
+        service.map_or(last, |key| nobody_at(key, last.state, now))
+    }
+
     fn queue(&mut self, key: &ServiceKey, now: u64) -> Option<Present> {
         let length = self.queue.window_ns();
         let unaccepted = self.known.get_mut(key)?.unaccepted.sum(now, length);
@@ -188,6 +195,11 @@ impl Detector for Services {
                 *last = Some(seen.dwelling(responder, State::SynRecv, seen.event().time));
             }
         }
+        // Whoever completes the handshake is no example of those that hang.
+        let [begun, ..] = &mut self.last;
+        if seen.has(Fact::Established) && begun.is_some_and(|begun| begun.key == seen.key()) {
+            *begun = None;
+        }
     }
 
     fn swept(&mut self, sweep: &SweepEnd<'_>) -> Vec<Finding> {
@@ -215,6 +227,11 @@ impl Detector for Services {
         ] {
             if rule.enabled {
                 findings.extend(ongoing.update(sweep.now, present));
+            }
+        }
+        for over in findings.iter_mut().filter(|finding| finding.phase == Phase::End) {
+            if over.kind == AnomalyKind::SynFlood {
+                over.oldest = self.all_over(over.oldest, sweep.now);
             }
         }
         findings
@@ -246,10 +263,10 @@ fn nobody_at(key: &ServiceKey, state: State, now: u64) -> Dwelling {
 
 #[cfg(test)]
 mod tests {
-    use tcpfsm_common::abi::Counters;
+    use tcpfsm_common::{abi::Counters, segment::TcpFlags};
 
     use super::*;
-    use crate::report::Phase;
+    use crate::pipeline::synthetic::{Conversation, ORIG, RESP};
 
     const SECOND: u64 = 1_000_000_000;
     const KEY: ServiceKey =
@@ -311,6 +328,41 @@ mod tests {
         assert_eq!(start.oldest.service, "10.0.0.2:80".parse().unwrap());
         assert_eq!(judge(&mut services, 11, flood(900, 300, 45, 500)), [], "it goes on");
         assert_eq!(judge(&mut services, 13, flood(900, 300, 45, 500))[0].phase, Phase::End, "no new ones");
+    }
+
+    /// A client that gets in while the flood goes on is no example of it, and none of what it was when it is over.
+    #[test]
+    fn a_client_that_was_let_in_does_not_stand_for_the_flood() {
+        let mut services = Services::new(&Rules::default());
+        let service = ServiceKey { port: RESP.port(), ..KEY };
+        let mut sweep = |services: &mut Services, second: u32, half_open| {
+            let opened = if half_open == 0 { 1_000 } else { u64::from(second) * 1_000 };
+            let record = ServiceRecord { sweep: second, ..flood(opened, opened, 0, half_open) };
+            let found = services.swept(&SweepEnd {
+                now: u64::from(second) * SECOND,
+                number: second,
+                counters: &Counters::ZERO,
+                services: &[(service, record)],
+                full_queues: &[],
+            });
+            (found, services.going_on())
+        };
+        let tell = |services: &mut Services, all: &[crate::source::live::Observation]| {
+            all.iter().for_each(|observation| services.seen(&Seen { observation, sweep: 1 }));
+        };
+        let client = |finding: &Finding| finding.oldest.key.socket_addr(finding.oldest.end.other());
+        let mut forged = Conversation::new();
+        tell(&mut services, &[forged.segment(End::Low, TcpFlags::SYN, 0)]);
+        let (start, _) = sweep(&mut services, 1, 500);
+        assert_eq!((start[0].oldest.service, client(&start[0])), (RESP, ORIG));
+        tell(&mut services, &Conversation::from_port(7).handshake());
+        let (_, now) = sweep(&mut services, 2, 500);
+        assert!(client(&now[0]).ip().is_unspecified(), "{now:?}");
+        tell(&mut services, &[Conversation::from_port(9).segment(End::Low, TcpFlags::SYN, 0)]);
+        assert_eq!(client(&sweep(&mut services, 3, 500).1[0]).port(), 9);
+        let (over, _) = sweep(&mut services, 4, 0);
+        assert_eq!((over[0].phase, over[0].oldest.service), (Phase::End, RESP));
+        assert!(client(&over[0]).ip().is_unspecified(), "{over:?}");
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn a_server_that_never_closes() {
     });
     stage.settle();
     drop(server);
-    assert_eq!(stage.over(AnomalyKind::CloseWaitStuck), 20);
+    assert_eq!(stage.over(AnomalyKind::CloseWaitStuck).peak, 20);
     // What is CLOSE_WAIT here is FIN_WAIT2 at the other end.
     stage.finish(&[AnomalyKind::FinWait2Stuck]);
 }

@@ -169,13 +169,13 @@ impl Stage {
         assert_eq!(how.as_deref(), Some(technique), "{}: {:#?}", self.name, self.heard.lock().unwrap());
     }
 
-    /// Waits until it is reported to be over; gives how many it were at most.
-    pub(crate) fn over(&self, kind: AnomalyKind) -> u64 {
+    /// Waits until it is reported to be over; gives that.
+    pub(crate) fn over(&self, kind: AnomalyKind) -> Anomaly {
         let over = self.wait(Instant::now() + Duration::from_secs(15), &|anomaly| {
             anomaly.anomaly == kind && anomaly.phase == Phase::End
         });
         let heard = || self.heard.lock().unwrap().clone();
-        over.unwrap_or_else(|| panic!("{} does not end: {:#?}", kind.name(), heard())).anomaly.peak
+        over.unwrap_or_else(|| panic!("{} does not end: {:#?}", kind.name(), heard())).anomaly
     }
 
     /// Gives what has not been noticed yet two sweeps of time.

@@ -1,10 +1,14 @@
 //! A SYN flood from forged addresses, with SYN cookies and without.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
 
-use tcpfsm_userspace::detect::AnomalyKind;
+use tcpfsm_userspace::{detect::AnomalyKind, owner::Confidence, report::Anomaly};
 
 use crate::{
+    leak::connect,
     needs,
     programs::{HPING, NGINX, Program, WEB, known_by_now, run, sysctl},
     stage::{Due, Owner, Stage},
@@ -46,7 +50,18 @@ fn flood(name: &'static str, cookies: &str, technique: &str) {
         owner: Owner::Listens(nginx.pid()),
     });
     stage.shows(AnomalyKind::SynFlood, technique);
-    drop(hping);
+    if cookies == "2" {
+        // A client that is served is the last whose handshake began, and the server has closed when the flood is over.
+        let mut client = connect(&stage, WEB, 1).remove(0);
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        client.read_to_end(&mut Vec::new()).unwrap();
+        drop((client, hping));
+        let Anomaly { proc, unowned, .. } = stage.over(AnomalyKind::SynFlood);
+        let listener = proc.map(|proc| (proc.pid, proc.confidence));
+        assert_eq!((listener, unowned), (Some((nginx.pid(), Confidence::Listener)), None));
+    } else {
+        drop(hping);
+    }
     stage.settle();
     stage.finish(&CONSEQUENCES);
 }
