@@ -108,9 +108,12 @@ fn summary(found: &[Report], unknown: usize) -> String {
     for report in found {
         lines.write(&mut text, report);
     }
-    let mut kinds: Vec<_> = all.iter().map(|anomaly| anomaly.anomaly).collect();
-    kinds.dedup();
-    for kind in kinds {
+    let mut kinds = Vec::new();
+    for kind in all.iter().map(|anomaly| anomaly.anomaly) {
+        if kinds.contains(&kind) {
+            continue;
+        }
+        kinds.push(kind);
         let _ = writeln!(text, "{}: {}; tcpfsm explain {0}", kind.name(), texts::of(kind).title);
     }
     if unknown > 0 {
@@ -190,6 +193,20 @@ mod tests {
         );
         assert!(lines.next().unwrap().contains("CRITICAL close_wait_stuck: still 2310 connections"));
         assert!(text.contains("tcpfsm explain half_open"), "{text}");
+    }
+
+    #[test]
+    fn a_kind_has_one_hint_wherever_it_stands() {
+        use AnomalyKind::{CloseWaitStuck, HalfOpen};
+        let found = [CloseWaitStuck, HalfOpen, CloseWaitStuck, HalfOpen]
+            .map(|kind| report(kind, Severity::Warning, 7));
+        let text = summary(&found, 0);
+        let hints: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split_once("; tcpfsm explain "))
+            .map(|(_, kind)| kind)
+            .collect();
+        assert_eq!(hints, ["close_wait_stuck", "half_open"], "{text}");
     }
 
     #[test]
