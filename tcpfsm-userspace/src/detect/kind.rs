@@ -155,10 +155,10 @@ impl AnomalyKind {
         }
     }
 
-    /// What the count of an anomaly of this kind counts.
+    /// What the count of an anomaly of this kind counts, in words for so many.
     #[must_use]
-    pub const fn counts(self) -> &'static str {
-        match self {
+    pub const fn counts(self, count: u64) -> &'static str {
+        let [one, many] = match self {
             Self::CloseWaitStuck
             | Self::FinWait1Stuck
             | Self::FinWait2Stuck
@@ -166,32 +166,44 @@ impl AnomalyKind {
             | Self::ClosingStuck
             | Self::SynSentStuck
             | Self::HalfOpen
-            | Self::ViewMismatch => "connections",
-            Self::IdleEstablished => "idle connections",
-            Self::ZeroWindowStall => "connections whose window stays closed",
-            Self::PeerGone => "connections whose peer is gone",
-            Self::SynFlood => "half-open handshakes",
-            Self::SynackFlood => "SYN-ACKs that nobody asked for",
-            Self::RstFlood => "resets of no connection",
-            Self::AckFlood => "ACKs of no connection",
-            Self::PortScan => "targets",
-            Self::ConnectRefused => "refused connection requests",
-            Self::ConnectTimeout => "connection requests without an answer",
-            Self::ConnectUnreachable => "unreachable connection requests",
-            Self::HandshakeAborted => "aborted handshakes",
-            Self::AcceptQueueOverflow => "SYNs and SYN-ACKs sent again for want of room in the accept queue",
-            Self::HandshakeRetransmission => "SYNs and SYN-ACKs sent again",
-            Self::ConnectionAborted => "aborted connections",
-            Self::RstStorm => "resets",
-            Self::RstInexact => "inexact resets",
-            Self::RstOutOfWindow => "resets outside the window",
-            Self::RstInjection => "resets that their sender did not send",
-            Self::TwAssassination => "TIME-WAITs cut short",
-            Self::IllegalSegments => "illegal segments",
-            Self::CloseWaitLeak => "connections in CLOSE-WAIT and rising",
-            Self::TimeWaitPressure => "ports in TIME-WAIT",
-            Self::RetransmissionStorm => "retransmissions",
-        }
+            | Self::ViewMismatch => ["connection", "connections"],
+            Self::IdleEstablished => ["idle connection", "idle connections"],
+            Self::ZeroWindowStall => {
+                ["connection whose window stays closed", "connections whose window stays closed"]
+            }
+            Self::PeerGone => ["connection whose peer is gone", "connections whose peer is gone"],
+            Self::SynFlood => ["half-open handshake", "half-open handshakes"],
+            Self::SynackFlood => ["SYN-ACK that nobody asked for", "SYN-ACKs that nobody asked for"],
+            Self::RstFlood => ["reset of no connection", "resets of no connection"],
+            Self::AckFlood => ["ACK of no connection", "ACKs of no connection"],
+            Self::PortScan => ["target", "targets"],
+            Self::ConnectRefused => ["refused connection request", "refused connection requests"],
+            Self::ConnectTimeout => {
+                ["connection request without an answer", "connection requests without an answer"]
+            }
+            Self::ConnectUnreachable => ["unreachable connection request", "unreachable connection requests"],
+            Self::HandshakeAborted => ["aborted handshake", "aborted handshakes"],
+            Self::AcceptQueueOverflow => [
+                "SYN or SYN-ACK sent again for want of room in the accept queue",
+                "SYNs and SYN-ACKs sent again for want of room in the accept queue",
+            ],
+            Self::HandshakeRetransmission => ["SYN or SYN-ACK sent again", "SYNs and SYN-ACKs sent again"],
+            Self::ConnectionAborted => ["aborted connection", "aborted connections"],
+            Self::RstStorm => ["reset", "resets"],
+            Self::RstInexact => ["inexact reset", "inexact resets"],
+            Self::RstOutOfWindow => ["reset outside the window", "resets outside the window"],
+            Self::RstInjection => {
+                ["reset that its sender did not send", "resets that their sender did not send"]
+            }
+            Self::TwAssassination => ["TIME-WAIT cut short", "TIME-WAITs cut short"],
+            Self::IllegalSegments => ["illegal segment", "illegal segments"],
+            Self::CloseWaitLeak => {
+                ["connection in CLOSE-WAIT and rising", "connections in CLOSE-WAIT and rising"]
+            }
+            Self::TimeWaitPressure => ["port in TIME-WAIT", "ports in TIME-WAIT"],
+            Self::RetransmissionStorm => ["retransmission", "retransmissions"],
+        };
+        if count == 1 { one } else { many }
     }
 
     /// Whether the flow that is named is in a state for long, rather than an example of what happens.

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use crate::{
     clock::short_duration,
+    detect::AnomalyKind,
     owner::{Confidence, Proc},
     report::{Anomaly, Phase, Ratio, Side},
 };
@@ -26,23 +27,24 @@ pub(super) fn write(line: &mut String, time: &str, anomaly: &Anomaly) -> fmt::Re
             let (place, peak) = (place(anomaly), anomaly.peak);
             if kind.is_dwelling() {
                 let state = anomaly.state.ss_name();
+                let were = if peak == 1 { "was" } else { "were" };
                 write!(
                     line,
-                    "over: no connection {place} is stuck in {state} any more (at most {peak} were){owner}"
+                    "over: no connection {place} is stuck in {state} any more (at most {peak} {were}){owner}"
                 )
             } else {
-                write!(line, "over {place} (at most {peak} {}){owner}", kind.counts())
+                write!(line, "over {place} (at most {peak} {}){owner}", kind.counts(peak))
             }
         }
     }
 }
 
 fn dwelling(line: &mut String, anomaly: &Anomaly) -> fmt::Result {
-    let Anomaly { flow, count, oldest_ns, state, kernel_state, .. } = anomaly;
-    let connections = if *count == 1 { "connection" } else { "connections" };
+    let Anomaly { anomaly: kind, flow, count, oldest_ns, state, kernel_state, .. } = anomaly;
     write!(
         line,
-        "{count} {connections} {} in {}, the oldest for {}: {} -> {}{}",
+        "{count} {} {} in {}, the oldest for {}: {} -> {}{}",
+        kind.counts(*count),
         place(anomaly),
         state.ss_name(),
         short_duration(*oldest_ns),
@@ -57,13 +59,14 @@ fn dwelling(line: &mut String, anomaly: &Anomaly) -> fmt::Result {
 
 fn happening(line: &mut String, anomaly: &Anomaly) -> fmt::Result {
     let Anomaly { anomaly: kind, flow, count, technique, ratio, .. } = anomaly;
-    write!(line, "{count} {} {}", kind.counts(), place(anomaly))?;
+    write!(line, "{count} {} {}", kind.counts(*count), place(anomaly))?;
     if let Some(technique) = technique {
         write!(line, " ({technique})")?;
     }
     if let Some(Ratio(permille)) = ratio {
         write!(line, ", {}.{} %", permille / 10, permille % 10)?;
     }
+    line.push_str(&since(anomaly));
     if flow.orig.ip().is_unspecified() && flow.resp.ip().is_unspecified() {
         return Ok(());
     }
@@ -71,6 +74,20 @@ fn happening(line: &mut String, anomaly: &Anomaly) -> fmt::Result {
         return write!(line, ": {}", flow.resp);
     }
     write!(line, ": {} -> {}", flow.orig, flow.resp)
+}
+
+/// Since when, of what lasts without being a state, and of peers that are gone; how old the example of anything else is,
+/// says nothing.
+fn since(anomaly: &Anomaly) -> String {
+    let Anomaly { anomaly: kind, technique, oldest_ns, .. } = anomaly;
+    let ago = short_duration(*oldest_ns);
+    match (kind, technique.as_deref()) {
+        (AnomalyKind::IdleEstablished | AnomalyKind::ZeroWindowStall, _)
+        | (AnomalyKind::PeerGone, Some("unanswered")) => format!(", the oldest for {ago}"),
+        // It was noticed by a segment.
+        (AnomalyKind::PeerGone, _) => format!(", the first {ago} ago"),
+        (_, _) => String::new(),
+    }
 }
 
 /// Where it is: a source, one end of a service, or the host.
@@ -106,7 +123,6 @@ mod tests {
     use super::*;
     use crate::{
         clock::Wall,
-        detect::AnomalyKind,
         report::{Flow, Local, Severity},
     };
 
@@ -153,6 +169,41 @@ mod tests {
         );
         assert!(written(&stuck(Phase::Update, 1)).contains(": still 1 connection at"));
         assert!(written(&stuck(Phase::End, 0)).contains("over: no connection at 10.0.0.2:8080 is stuck"));
+        let one = Anomaly { peak: 1, ..stuck(Phase::End, 0) };
+        assert!(written(&one).contains("(at most 1 was), java"));
+    }
+
+    #[test]
+    fn what_lasts_says_since_when_and_one_is_one() {
+        let of = |anomaly, technique: Option<&'static str>, count| {
+            let technique = technique.map(Into::into);
+            written(&Anomaly { anomaly, technique, peak: count, ..stuck(Phase::Update, count) })
+        };
+        for (line, words) in [
+            (
+                of(AnomalyKind::ZeroWindowStall, None, 1),
+                "still 1 connection whose window stays closed at 10.0.0.2:8080, the oldest for 3m12s: 10.0.0.1:40001",
+            ),
+            (
+                of(AnomalyKind::PeerGone, Some("unanswered"), 3),
+                "3 connections whose peer is gone at 10.0.0.2:8080 (unanswered), the oldest for 3m12s: ",
+            ),
+            (of(AnomalyKind::PeerGone, Some("reset"), 3), " (reset), the first 3m12s ago: "),
+            (
+                of(AnomalyKind::IdleEstablished, None, 10),
+                "10 idle connections at 10.0.0.2:8080, the oldest for",
+            ),
+            (
+                of(AnomalyKind::RstInjection, None, 1),
+                "1 reset that its sender did not send at 10.0.0.2:8080: ",
+            ),
+        ] {
+            assert!(line.contains(words), "{words}: {line}");
+        }
+        for kind in AnomalyKind::ALL {
+            assert_ne!(kind.counts(1), kind.counts(2), "{}", kind.name());
+            assert_eq!(kind.counts(0), kind.counts(2), "{}", kind.name());
+        }
     }
 
     #[test]
