@@ -44,11 +44,13 @@ pub struct Insight {
     vantage: Vantage,
     scope: u32,
     started: Instant,
+    /// When it was known what connections this host had at the start.
+    known_from: u64,
     unusual: Mutex<Unusual>,
 }
 
 impl Insight {
-    /// Takes the maps it answers from.
+    /// Takes the maps it answers from; what was there at the start is in them.
     #[must_use]
     pub fn new(
         counters: Arc<CounterMap>,
@@ -65,6 +67,7 @@ impl Insight {
             vantage,
             scope,
             started: Instant::now(),
+            known_from: monotonic_ns(),
             unusual: Mutex::default(),
         }
     }
@@ -139,7 +142,8 @@ impl Answers for Insight {
                 return;
             }
             let name = |index| name_of(&mut names, index);
-            let mut line = flows::line(&key, record, now, |address| owners.is_local(address), name);
+            let local = |address| owners.is_local(address);
+            let mut line = flows::line(&key, record, now, self.known_from, local, name);
             if !filter.wants_flow(&line) {
                 return;
             }

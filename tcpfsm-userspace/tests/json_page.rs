@@ -196,6 +196,8 @@ fn flow_line(owner: bool) -> FlowLine {
         resp_confirmed: true,
         orig_dwell_ns: 1,
         resp_dwell_ns: 1,
+        orig_dwell_at_least: true,
+        resp_dwell_at_least: true,
         idle_ns: 1,
         age_ns: 1,
         orig_pkts: 1,

@@ -102,7 +102,13 @@ fn connections_from_before_are_known_in_state_and_direction() {
             let age = found["age_ns"].as_u64().unwrap();
             assert!(age >= 250_000_000, "idle for 300 ms: {age}");
             assert_eq!(found["iface"], "lo");
+            for end in ["orig_dwell_at_least", "resp_dwell_at_least"] {
+                assert_eq!(found[end], true, "when it came into its state is not known: {found}");
+            }
         }
+        let table = loopback::text(&daemon.ask(&["list", "-o", "wide"]).stdout);
+        let marked = |line: &str| line.split_whitespace().filter(|cell| cell.starts_with('>')).count();
+        assert!(table.lines().skip(1).all(|line| marked(line) == 2), "DWELL and AGE: {table}");
         assert_eq!(daemon.stats()["views"]["seeded"], 3);
 
         // The first segments attach: nothing changes but the counts.

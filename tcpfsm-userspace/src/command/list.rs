@@ -23,7 +23,7 @@ use crate::{
 
 /// What the marks in the table mean; for stderr, and only where a person reads it.
 const LEGEND: &str = "* this host's end   ? assumed: that end has not proved it yet   \
-                      !STATE what the kernel's own socket says instead";
+                      !STATE what the kernel's own socket says instead   >TIME at least: it began before it was watched";
 
 pub(super) fn list(args: ListArgs) -> Result<ExitCode> {
     let ListArgs { filter, output, socket } = args;
@@ -102,20 +102,22 @@ fn row(flow: &FlowLine, wide: bool) -> Vec<String> {
         format!("{address}{}", if local { "*" } else { "" })
     };
     // Since the last step of either end.
-    let dwell = flow.orig_dwell_ns.min(flow.resp_dwell_ns);
+    let orig = (flow.orig_dwell_ns, flow.orig_dwell_at_least);
+    let resp = (flow.resp_dwell_ns, flow.resp_dwell_at_least);
+    let time = |(ns, at_least)| format!("{}{}", if at_least { ">" } else { "" }, short_duration(ns));
     let mut row = vec![
         state(Side::Orig),
         state(Side::Resp),
         address(Side::Orig, flow.orig),
         address(Side::Resp, flow.resp),
-        short_duration(dwell),
+        time(orig.min(resp)),
         short_duration(flow.idle_ns),
         format!("{}/{}", flow.orig_pkts, flow.resp_pkts),
         format!("{}/{}", bytes(flow.orig_bytes), bytes(flow.resp_bytes)),
     ];
     if wide {
         row.extend([
-            short_duration(flow.age_ns),
+            time((flow.age_ns, flow.picked_up && flow.age_ns != 0)),
             format!("{}/{}", flow.orig_rtx, flow.resp_rtx),
             flow.iface.to_string(),
         ]);
@@ -145,6 +147,8 @@ mod tests {
             resp_confirmed: false,
             orig_dwell_ns: 4_200_000_000,
             resp_dwell_ns: 5_000_000_000,
+            orig_dwell_at_least: false,
+            resp_dwell_at_least: false,
             idle_ns: 72_000_000,
             age_ns: 192_000_000_000,
             orig_pkts: 6,
@@ -172,6 +176,14 @@ mod tests {
         assert!(
             table(std::slice::from_ref(&flow), true).contains("3m12s  1/0  eth0   java[4711] app.service\n")
         );
+        let before = FlowLine {
+            orig_dwell_at_least: true,
+            resp_dwell_at_least: true,
+            picked_up: true,
+            ..flow.clone()
+        };
+        let words = table(&[before], true);
+        assert!(words.contains("  >4.20s  72ms  ") && words.contains("  >3m12s  1/0  "), "{words}");
         let differs = FlowLine { kernel_state: Some(State::LastAck), ..flow };
         assert!(table(&[differs], false).contains("CLOSE-WAIT?!LAST-ACK"), "the kernel's view shows");
         assert!(table(&[], false).starts_with("ORIG  RESP"));

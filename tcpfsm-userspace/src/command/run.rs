@@ -94,14 +94,12 @@ async fn serve(config: Config) -> Result<ExitCode> {
     }
 
     let shared = SharedGauges::default();
-    let insight =
-        Arc::new(Insight::new(Arc::clone(&counters), Arc::clone(&maps), Arc::clone(&shared), &config));
     let (events, _) = broadcast::channel(WATCH_QUEUE);
     // Events wait where they are until everything else stands.
     let attachments = attach::attach(&mut kernel, &config)?;
     let gap = Gap::until_now(&config.socket);
     shared.update(|gauges| gauges.gap = gap);
-    let mut sweeper = Sweeper::take(kernel, counters)?;
+    let mut sweeper = Sweeper::take(kernel, Arc::clone(&counters))?;
     let coverage = Coverage::new(watched(&attachments));
     let (broken, unwritten) = oneshot::channel();
     let printing = stdout::start(config.output, Arc::clone(&shared), broken)?;
@@ -120,7 +118,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
     // Packets are seen from here on: what is seeded now and what they show leaves no gap.
     let rounds = match config.vantage {
         Vantage::Host => {
-            let (rounds, seeded) = warm_up(&config, maps, coverage, &shared).await?;
+            let (rounds, seeded) = warm_up(&config, Arc::clone(&maps), coverage, &shared).await?;
             sweeper = sweeper.with_seeded(seeded);
             Some(rounds)
         }
@@ -128,6 +126,7 @@ async fn serve(config: Config) -> Result<ExitCode> {
         Vantage::Gateway | Vantage::Mirror => None,
     };
 
+    let insight = Arc::new(Insight::new(counters, maps, Arc::clone(&shared), &config));
     // Only now: whoever finds the socket may rely on it that packets are seen and existing connections known.
     let socket = ControlSocket::bind(&config.socket)?;
     let alive = Alive::start(&config.socket, gap)?;

@@ -6,17 +6,20 @@ use tcpfsm_common::{
     abi::{FlowRecord, Tap, Verdict},
     fact::Facts,
     flow::{End, FlowKey},
+    fsm::State,
 };
 
 use super::protocol::FlowLine;
 use crate::{pipeline::orientation, report::Local};
 
-/// A record as a line; `local` says whether an address is this host's, `iface` names an interface.
+/// A record as a line; `known_from`: when this host's sockets had been looked at, at the start; `local` says whether an
+/// address is this host's, `iface` names an interface.
 #[must_use]
 pub fn line(
     key: &FlowKey,
     record: &FlowRecord,
     now: u64,
+    known_from: u64,
     local: impl Fn(std::net::IpAddr) -> bool,
     iface: impl FnOnce(u32) -> Cow<'static, str>,
 ) -> FlowLine {
@@ -28,6 +31,13 @@ pub fn line(
         since => now.saturating_sub(since),
     };
     let shared = &record.shared;
+    let picked_up = verdict.has(Verdict::PICKED_UP);
+    let known_from = if verdict.has(Verdict::SEEDED) { known_from } else { shared.opened };
+    // In what it was when it was first known of, it had been for longer. ESTABLISHED a pickup may assume only later.
+    let was_before = |end: End| {
+        let since = shared.since[at(end)];
+        picked_up && since != 0 && (since <= known_from || verdict.state(end) == State::Established)
+    };
     let (orig_sent, resp_sent) = (record.sent_by(orig), record.sent_by(resp));
     let (orig_address, resp_address) = (key.socket_addr(orig), key.socket_addr(resp));
     let index = match Tap(shared.tap[at(orig)]).ifindex() {
@@ -45,6 +55,8 @@ pub fn line(
         resp_confirmed: verdict.is_confirmed(resp),
         orig_dwell_ns: since(orig),
         resp_dwell_ns: since(resp),
+        orig_dwell_at_least: was_before(orig),
+        resp_dwell_at_least: was_before(resp),
         idle_ns: now.saturating_sub(record.last_seen()),
         age_ns: if shared.opened == 0 { 0 } else { now.saturating_sub(shared.opened) },
         orig_pkts: orig_sent.packets,
@@ -53,7 +65,7 @@ pub fn line(
         resp_bytes: resp_sent.bytes,
         orig_rtx: shared.rtx[at(orig)],
         resp_rtx: shared.rtx[at(resp)],
-        picked_up: verdict.has(Verdict::PICKED_UP),
+        picked_up,
         facts: Facts(shared.facts).iter().map(|fact| fact.name().into()).collect(),
         proc: None,
         unowned: None,
@@ -63,7 +75,7 @@ pub fn line(
 
 #[cfg(test)]
 mod tests {
-    use tcpfsm_common::{fsm::State, segment::TcpFlags};
+    use tcpfsm_common::segment::TcpFlags;
 
     use super::*;
     use crate::pipeline::synthetic::{Conversation, ORIG, RESP};
@@ -79,6 +91,7 @@ mod tests {
             &talk.key,
             &talk.record,
             talk.now + 5_000_000_000,
+            0,
             |ip| ip == RESP.ip(),
             |index| format!("if{index}").into(),
         );
@@ -89,6 +102,36 @@ mod tests {
         assert_eq!(line.orig_dwell_ns, 5_000_000_000);
         assert!(line.idle_ns.abs_diff(5_000_000_000) < 100_000, "the grain of the last segment's time");
         assert_eq!(line.iface, "if7");
-        assert!(!line.picked_up);
+        assert!(!line.picked_up && !line.orig_dwell_at_least && !line.resp_dwell_at_least);
+    }
+
+    /// What is marked of the originator and of the responder.
+    fn marks(talk: &Conversation, known_from: u64) -> (bool, [bool; 2]) {
+        let line = line(&talk.key, &talk.record, talk.now, known_from, |_| false, |_| "".into());
+        (line.picked_up, [line.orig_dwell_at_least, line.resp_dwell_at_least])
+    }
+
+    #[test]
+    fn what_began_earlier_has_lasted_at_least_so_long() {
+        let mut talk = Conversation::new();
+        talk.segment(End::Low, TcpFlags::ACK, 0);
+        talk.segment(End::High, TcpFlags::ACK, 0);
+        assert_eq!(marks(&talk, 0), (true, [true; 2]), "picked up by its segments");
+        talk.segment(End::Low, TcpFlags::ACK | TcpFlags::FIN, 0);
+        talk.segment(End::High, TcpFlags::ACK, 0);
+        assert_eq!(marks(&talk, 0), (true, [false; 2]), "these steps were seen");
+
+        let mut seeded = Conversation::new();
+        seeded.record.shared.verdict = Verdict::default()
+            .next_generation()
+            .with(Verdict::PICKED_UP | Verdict::SEEDED, true)
+            .with_state(End::Low, State::FinWait2, true)
+            .with_state(End::High, State::CloseWait, true)
+            .0;
+        // Two sockets of this host, which were idle for different times.
+        (seeded.record.shared.opened, seeded.record.shared.since) = (500, [500, 700]);
+        assert_eq!(marks(&seeded, 900), (true, [true; 2]));
+        seeded.record.shared.since[1] = 1_000;
+        assert_eq!(marks(&seeded, 900), (true, [true, false]), "this step was seen");
     }
 }

@@ -95,9 +95,15 @@ pub struct FlowLine {
     pub orig_dwell_ns: u64,
     /// How long the responder has been in its state.
     pub resp_dwell_ns: u64,
+    /// Whether the originator has been in it for longer than that: it was when it was first known of.
+    #[serde(default)]
+    pub orig_dwell_at_least: bool,
+    /// The same of the responder.
+    #[serde(default)]
+    pub resp_dwell_at_least: bool,
     /// Since the last segment from either end.
     pub idle_ns: u64,
-    /// Since the flow was opened or picked up.
+    /// Since the flow was opened; of one that is picked up, since it was first known of: it is older.
     pub age_ns: u64,
     /// Segments that the originator sent.
     pub orig_pkts: u64,
