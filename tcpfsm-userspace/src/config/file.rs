@@ -66,6 +66,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         maps,
     } = file;
     let mut config = Config::default();
+    interfaces.iter().flatten().try_for_each(|name| check_interface(name))?;
     set(&mut config.interfaces, interfaces);
     set(&mut config.vantage, vantage);
     set(&mut config.ingress, ingress);
@@ -86,6 +87,19 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     config.detect.apply(&detect)?;
     maps.apply(&mut config.maps)?;
     Ok(config)
+}
+
+/// Whether an interface can have this name; whether there is one shows when it is attached to.
+fn check_interface(name: &str) -> Result<(), String> {
+    /// `IFNAMSIZ` of Linux, without the NUL at the end.
+    const LONGEST: usize = 15;
+    let fits = (1..=LONGEST).contains(&name.len()) && ![".", ".."].contains(&name);
+    if fits && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
+        return Ok(());
+    }
+    Err(format!(
+        "interfaces: {name:?} is no name of an interface, which has 1 to {LONGEST} bytes such as eth0"
+    ))
 }
 
 /// Takes a value over where there is one.
@@ -134,6 +148,11 @@ mod tests {
             ("metrics = 9477\n", ["line 1", "expected a string"]),
             ("metrics = \"9477\"\n", ["line 1", "127.0.0.1:9477"]),
             ("interfaces = [\n", ["line 1", "array"]),
+            ("interfaces = [\"eth0\", \"\"]\n", ["interfaces: \"\" is no name", "such as eth0"]),
+            ("interfaces = [\"eth0 eth1\"]\n", ["\"eth0 eth1\" is no name", "1 to 15 bytes"]),
+            ("interfaces = [\"a-name-too-long-for-it\"]\n", ["is no name", "1 to 15 bytes"]),
+            ("[stuck]\nclose_wait = \"0s\"\n", ["line 2", "\"0s\" is no time to wait"]),
+            ("[timeouts]\nestablished = \"0\"\n", ["line 2", "off for never"]),
         ] {
             let error = parse(text).unwrap_err();
             for word in words {

@@ -108,9 +108,12 @@ pub fn parse_state(text: &str) -> Result<State, String> {
 
 pub(super) fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
     match text {
-        "off" | "never" | "0" => Ok(None),
+        "off" | "never" => Ok(None),
         text => match humantime::parse_duration(text) {
-            Ok(duration) if duration.is_zero() => Ok(None),
+            // At once, or never? Whoever means never says so.
+            Ok(duration) if duration.is_zero() => {
+                Err(format!("{text:?} is no time to wait: a duration such as 90s, or off for never"))
+            }
             Ok(duration) => Ok(Some(duration)),
             Err(error) => Err(format!("{text:?} is no duration such as 90s, 10m or off: {error}")),
         },
@@ -156,6 +159,10 @@ mod tests {
         assert!("close_wait".parse::<StateDuration>().is_err());
         assert!("closewate=90s".parse::<StateDuration>().unwrap_err().contains("close_wait"));
         assert!("close_wait=soon".parse::<StateDuration>().is_err());
+        for zero in ["0", "0s", "0ms"] {
+            let error = format!("close_wait={zero}").parse::<StateDuration>().unwrap_err();
+            assert!(error.contains("off for never"), "{error}");
+        }
     }
 
     #[test]
