@@ -7,7 +7,7 @@ use crate::{
     cli::CheckArgs,
     control::filter::Filter,
     error::{Result, complain},
-    explain::texts,
+    explain::texts::{self, Entry},
     export::{
         owner,
         text::{TextLines, Width},
@@ -114,12 +114,25 @@ fn summary(found: &[Report], unknown: usize) -> String {
             continue;
         }
         kinds.push(kind);
-        let _ = writeln!(text, "{}: {}; tcpfsm explain {0}", kind.name(), texts::of(kind).title);
+        let all_remote =
+            all.iter().filter(|anomaly| anomaly.anomaly == kind).all(|anomaly| is_remote(anomaly));
+        let Entry { title, remote, .. } = texts::of(kind);
+        let hint = match remote {
+            Some(remote) if all_remote => format!("at the remote end: {remote}"),
+            Some(_) | None => title.clone(),
+        };
+        let _ = writeln!(text, "{}: {hint}; tcpfsm explain {0}", kind.name());
     }
     if unknown > 0 {
         let _ = writeln!(text, "{}", of_unknown_kinds(unknown));
     }
     text
+}
+
+/// Whether the end concerned is another host's, and the other one is this host's.
+fn is_remote(anomaly: &Anomaly) -> bool {
+    let Anomaly { flow, side, .. } = anomaly;
+    flow.local.is_some_and(|local| !local.includes(*side))
 }
 
 fn of_unknown_kinds(count: usize) -> String {
@@ -144,7 +157,7 @@ mod tests {
         detect::AnomalyKind,
         owner::Proc,
         pipeline::synthetic::{Conversation, RESP},
-        report::{Phase, Side},
+        report::{Local, Phase, Side},
     };
 
     fn report(kind: AnomalyKind, severity: Severity, count: u64) -> Report {
@@ -207,6 +220,21 @@ mod tests {
             .map(|(_, kind)| kind)
             .collect();
         assert_eq!(hints, ["close_wait_stuck", "half_open"], "{text}");
+    }
+
+    #[test]
+    fn the_hint_does_not_blame_this_host_for_the_other_one() {
+        let hint = |local| {
+            let mut found = report(AnomalyKind::CloseWaitStuck, Severity::Warning, 7);
+            let Body::Anomaly(anomaly) = &mut found.body else { panic!("an anomaly") };
+            anomaly.flow.local = local;
+            let text = summary(&[found.clone(), report(AnomalyKind::HalfOpen, Severity::Info, 1)], 0);
+            text.lines().find(|line| line.starts_with("close_wait_stuck: ")).unwrap().to_owned()
+        };
+        assert!(hint(Some(Local::Orig)).contains("at the remote end: This side has closed"));
+        for local in [None, Some(Local::Resp), Some(Local::Both)] {
+            assert!(hint(local).contains(": The peer has closed, and the program here"), "{local:?}");
+        }
     }
 
     #[test]
