@@ -335,7 +335,7 @@ mod tests {
     fn a_client_that_was_let_in_does_not_stand_for_the_flood() {
         let mut services = Services::new(&Rules::default());
         let service = ServiceKey { port: RESP.port(), ..KEY };
-        let mut sweep = |services: &mut Services, second: u32, half_open| {
+        let sweep = |services: &mut Services, second: u32, half_open| {
             let opened = if half_open == 0 { 1_000 } else { u64::from(second) * 1_000 };
             let record = ServiceRecord { sweep: second, ..flood(opened, opened, 0, half_open) };
             let found = services.swept(&SweepEnd {
