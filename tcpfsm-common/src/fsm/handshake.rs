@@ -39,12 +39,12 @@ impl<D: Desk> Track<'_, D> {
                     Answer::Opens
                 }
             }
+            State::SynSent if again => {
+                self.facts.add(Fact::SynRtx);
+                self.syn_arrives(own, segment);
+                Answer::Nothing
+            }
             State::SynSent => match self.state_of_receiver() {
-                _ if again => {
-                    self.facts.add(Fact::SynRtx);
-                    self.syn_arrives(own, segment);
-                    Answer::Nothing
-                }
                 State::SynRecv => Answer::IntoHandshake,
                 State::Closed
                 | State::Listen
@@ -346,7 +346,9 @@ impl<D: Desk> Track<'_, D> {
                 }
                 again || !current
             }
-            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => !current,
+            State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {
+                !current
+            }
         };
         if !goes_on {
             self.facts.add(Fact::SynAckOdd);
@@ -354,7 +356,8 @@ impl<D: Desk> Track<'_, D> {
         }
         if !again {
             own.start(segment, self.verdict().generation() as u8);
-            if self.state_of_sender().is_synchronized() && !matches!(self.state_of_sender(), State::TimeWait) {
+            if self.state_of_sender().is_synchronized() && !matches!(self.state_of_sender(), State::TimeWait)
+            {
                 // It was thought to be in the connection before, and is in none.
                 self.set_verdict(self.verdict().with_state(self.sender, State::Listen, false));
             }

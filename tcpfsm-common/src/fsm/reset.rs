@@ -154,9 +154,8 @@ impl<D: Desk> Track<'_, D> {
     fn sender_may_be_gone(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
         let says_so = if segment.flags.any(TcpFlags::ACK) {
             // "No such socket here", to a SYN that was sent in the midst of what seemed to be a connection (§3.10.7.1).
-            let refuses = segment.seq.0 == 0
-                && peer.has(Evidence::SYN_ON_LIVE)
-                && peer.second_syn_has(segment.ack);
+            let refuses =
+                segment.seq.0 == 0 && peer.has(Evidence::SYN_ON_LIVE) && peer.second_syn_has(segment.ack);
             // An abort has a number that its sender may send, though not always the next: where the window has closed in front of what
             // it sent, Linux takes its edge. Nobody is left to be deceived where the peer is closed; else it must acknowledge the same.
             let aborts = attached(own, peer)

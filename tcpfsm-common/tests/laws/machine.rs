@@ -320,7 +320,8 @@ fn takes_reset(record: &FlowRecord, sender: End, segment: &Segment, config: Conf
     let acked = peer.has(Evidence::SEEN | Evidence::EDGE);
     let next = if !acked || same && own.contig.after(peer.ack) { own.contig } else { peer.ack };
     let exact = segment.seq == next;
-    let has_hole = own.ooo_start != own.ooo_end && own.ooo_end.after(own.contig) && !own.has(Evidence::SECOND_SYN);
+    let has_hole =
+        own.ooo_start != own.ooo_end && own.ooo_end.after(own.contig) && !own.has(Evidence::SECOND_SYN);
     let no_sack = |end: &Evidence| end.has(Evidence::SYN) && !end.has(Evidence::SACK);
     let beyond_hole = has_hole && segment.seq == own.ooo_end && !no_sack(own) && !no_sack(peer);
     match verdict(record).state(sender.other()) {

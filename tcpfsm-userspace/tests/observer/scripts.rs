@@ -388,12 +388,7 @@ const SCRIPTS: &[Script] = &[
     Script {
         id: "abort",
         what: "behind a window that has closed in front of what was sent, with the number of its edge",
-        lines: &[
-            "HS",
-            "S PA s1 a1 +100 ES/ES",
-            "C A s1 a1 w0 ES/ES zero_window",
-            "S RA s1 a1 ES/CL",
-        ],
+        lines: &["HS", "S PA s1 a1 +100 ES/ES", "C A s1 a1 w0 ES/ES zero_window", "S RA s1 a1 ES/CL"],
     },
     Script {
         id: "no SACK",
