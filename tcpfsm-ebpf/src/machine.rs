@@ -248,6 +248,7 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
                 return AGAIN;
             }
             Insertion::NoRoom => {
+                early::give_back::<K>(counters, map);
                 stats::health(counters, Health::InsertFailed);
                 work.not_stored = 1;
             }

@@ -78,6 +78,12 @@ impl Evidence {
         self.has(Self::SECOND_SYN) && ack.after(self.ooo_start) && !ack.after(self.ooo_end)
     }
 
+    /// Whether there is a second SYN that was sent again: that makes it harder to believe that it was forged.
+    #[inline(always)]
+    pub(super) const fn insists_on_second_syn(&self) -> bool {
+        self.has(Self::SECOND_SYN) && self.strikes() > 0
+    }
+
     /// Whether there is a second SYN that begins there.
     #[inline(always)]
     pub(super) const fn is_second_syn(&self, seq: SeqNum) -> bool {

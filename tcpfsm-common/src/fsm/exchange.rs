@@ -146,12 +146,16 @@ impl<D: Desk> Track<'_, D> {
     /// A FIN that was not seen, but its sender counts it, and so does its peer.
     #[inline(always)]
     fn unseen_fin(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
-        if self.is(Note::Attached)
+        let is_beyond = self.is(Note::Attached)
             && segment.len == 0
             && !own.has(Evidence::FIN)
             && segment.seq == own.nxt.plus(1)
-            && peer.last_ack == segment.seq
-        {
+            && peer.last_ack == segment.seq;
+        if is_beyond && own.nxt != own.sent_to() {
+            // It was met at its keepalives or window probes, and says now where it stands.
+            own.nxt = segment.seq;
+            own.contig = own.contig.latest(segment.seq);
+        } else if is_beyond {
             self.facts.add(Fact::FinUnseen);
             own.flags |= Evidence::FIN;
             own.nxt = segment.seq;

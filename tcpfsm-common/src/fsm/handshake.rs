@@ -225,6 +225,7 @@ impl<D: Desk> Track<'_, D> {
     fn syn_into_handshake(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
         if own.is_second_syn(segment.seq) {
             self.facts.add(Fact::SynRtx);
+            own.strike();
             return;
         }
         own.remember_second_syn(segment);
@@ -241,15 +242,12 @@ impl<D: Desk> Track<'_, D> {
     pub(super) fn syn_ack(&mut self, own: &mut Evidence, peer: &Evidence, segment: &Segment) {
         let acks_first =
             peer.has(Evidence::SYN) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt);
-        let acks_syn = self.is_current(peer) && (acks_first || peer.second_syn_has(segment.ack));
+        let acks_second = !peer.has(Evidence::SYN_ON_LIVE) && peer.second_syn_has(segment.ack);
+        let acks_syn = self.is_current(peer) && (acks_first || acks_second);
         let again = self.is_current(own) && own.has(Evidence::SYN) && own.iss == segment.seq;
-        let anew = !again && peer.has(Evidence::SYN_ON_LIVE) && peer.second_syn_has(segment.ack);
-        if anew {
-            self.begins_anew();
-        }
         match self.state_of_receiver() {
             State::SynSent | State::SynRecv => {
-                if acks_syn || anew {
+                if acks_syn {
                     self.syn_ack_arrives(own, peer, segment, again);
                 } else {
                     self.facts.add(Fact::SynAckBadAck);
@@ -307,22 +305,6 @@ impl<D: Desk> Track<'_, D> {
             }
         }
         own.last_ack = segment.ack;
-    }
-
-    /// A SYN-ACK that answers a SYN of an end that seemed to be in a connection: so neither end is in that one any more. What
-    /// the SYN said is not known any longer; its sender joins with its next segment.
-    #[inline(always)]
-    fn begins_anew(&mut self) {
-        self.facts.add(Fact::Open);
-        self.facts.add(Fact::PortReuse);
-        self.next_generation();
-        self.set_verdict(
-            self.verdict()
-                .with(Verdict::PICKED_UP, true)
-                .with_originator(self.receiver)
-                .with_state(self.receiver, State::SynSent, true)
-                .with_state(self.sender, State::Listen, false),
-        );
     }
 
     /// A SYN-ACK that acknowledges its receiver's SYN.

@@ -109,6 +109,11 @@ impl<D: Desk> Track<'_, D> {
             return false;
         }
         match previous {
+            // It was thought to have been reset by a second SYN, and speaks as only who is connected does.
+            State::SynRecv if segment.len > 0 || segment.flags.any(TcpFlags::FIN) => {
+                self.roll_back(self.sender, State::Established, true);
+                false
+            }
             State::LastAck => {
                 let fin_again = segment.flags.any(TcpFlags::FIN) && own.has(Evidence::FIN);
                 if !fin_again && segment.len > 0 {

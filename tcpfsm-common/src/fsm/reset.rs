@@ -66,9 +66,10 @@ impl<D: Desk> Track<'_, D> {
                 let acks_first =
                     peer.has(Evidence::SYN) && segment.ack.after(peer.iss) && !segment.ack.after(peer.nxt);
                 // Who has a handshake under way resets it for a second SYN in the window, which may be forged (O12), and answers one
-                // outside of it with an acknowledgment. Who refuses that one had none: the first SYN was lost.
+                // outside of it with an acknowledgment. Who refuses one that was sent again had none: the first SYN was lost.
                 let has_none = matches!(self.state_of_sender(), State::SynRecv)
-                    && !self.verdict().is_confirmed(self.sender);
+                    && !self.verdict().is_confirmed(self.sender)
+                    && peer.insists_on_second_syn();
                 let acks_syn = acks_first || has_none && peer.second_syn_has(segment.ack);
                 if segment.flags.any(TcpFlags::ACK) && acks_syn {
                     Answer::Accepted
@@ -153,9 +154,11 @@ impl<D: Desk> Track<'_, D> {
     #[inline(always)]
     fn sender_may_be_gone(&mut self, own: &Evidence, peer: &Evidence, segment: &Segment) {
         let says_so = if segment.flags.any(TcpFlags::ACK) {
-            // "No such socket here", to a SYN that was sent in the midst of what seemed to be a connection (§3.10.7.1).
-            let refuses =
-                segment.seq.0 == 0 && peer.has(Evidence::SYN_ON_LIVE) && peer.second_syn_has(segment.ack);
+            // "No such socket here", to a SYN (§3.10.7.1): FIN-WAIT-2 is the state that ends without a word.
+            let refuses = matches!(self.state_of_sender(), State::FinWait2)
+                && segment.seq.0 == 0
+                && peer.has(Evidence::SYN_ON_LIVE)
+                && peer.second_syn_has(segment.ack);
             // An abort has a number that its sender may send, though not always the next: where the window has closed in front of what
             // it sent, Linux takes its edge. Nobody is left to be deceived where the peer is closed; else it must acknowledge the same.
             let aborts = attached(own, peer)
@@ -183,7 +186,8 @@ impl<D: Desk> Track<'_, D> {
         if !self.state_of_sender().is_synchronized() && !aborts {
             return;
         }
-        if own.has(Evidence::SYN_ON_LIVE) {
+        // What an end in SYN-SENT answers a bad acknowledgment with acknowledges nothing itself.
+        if own.has(Evidence::SYN_ON_LIVE) && !segment.flags.any(TcpFlags::ACK) {
             // It had sent a SYN and got the old connection's ACK: that one is over, and it is still trying to connect.
             self.set_verdict(self.verdict().with_state(self.sender, State::SynSent, true));
             if self.state_of_receiver().is_closed() {

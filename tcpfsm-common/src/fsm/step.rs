@@ -272,7 +272,7 @@ pub fn observe_icmp<D: Desk>(
 ) -> Step {
     let mut track = Track::begin(desk, verdict, quoted, Config::default());
     let hard = !matches!(error.reason, Unreachable::Soft);
-    let of_syn = own.iss == error.seq || own.is_second_syn(error.seq);
+    let of_syn = own.iss == error.seq || own.insists_on_second_syn() && own.is_second_syn(error.seq);
     if hard && matches!(track.state_of_sender(), State::SynSent) && of_syn {
         track.facts.add(Fact::ConnectUnreachable);
         track.receive_at(track.sender, Event::Unreachable);
@@ -382,7 +382,13 @@ pub fn settle(
             // A FIN sent again to TIME_WAIT: it answers, and waits as long again.
             shared.since[peer] = now;
         }
-        if before.is_over() && !after.is_over() && !matches!(before.close_reason(), CloseReason::Finish) {
+        // An end that was to connect anew is not over by its state.
+        let was_over = if before.is_over() {
+            !matches!(before.close_reason(), CloseReason::Finish)
+        } else {
+            facts.has(Fact::StateRollback)
+        };
+        if was_over && !after.is_over() {
             // It was not its end: its time ran out here only, or the reset was another's.
             shared.facts &= !Facts::of(&[Fact::Closed]).0;
         }

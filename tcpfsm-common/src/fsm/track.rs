@@ -125,7 +125,10 @@ impl<'a, D: Desk> Track<'a, D> {
             if matches!(self.verdict().close_reason(), CloseReason::Open) {
                 self.set_verdict(self.verdict().with_close_reason(CloseReason::Finish));
             }
-        } else if !self.verdict().is_over() && !self.facts.has(Fact::Closed) {
+        } else if !self.verdict().is_over()
+            && !self.facts.has(Fact::Closed)
+            && (self.verdict().0 ^ before.0) & Verdict::STATES_AND_GENERATION != 0
+        {
             self.set_verdict(self.verdict().with_close_reason(CloseReason::Open));
         }
         Step { verdict: self.verdict(), facts: self.facts }

@@ -47,8 +47,10 @@ pub(super) enum AckCheck {
 #[inline(always)]
 pub(super) const fn check_ack(sender: &Evidence, receiver: &Evidence, ack: SeqNum) -> AckCheck {
     // Nobody acknowledges less than the SYN. Far behind, its number would be ahead.
+    let is_older = !sender.has(Evidence::EDGE)
+        || ack.before(sender.ack) && sender.ack.since(receiver.iss).cast_unsigned() < NEAR;
     let is_near = receiver.nxt.since(receiver.iss).cast_unsigned() < NEAR && receiver.bytes < NEAR as u64;
-    if receiver.has(Evidence::SYN) && is_near && !ack.after(receiver.iss) {
+    if receiver.has(Evidence::SYN) && is_older && is_near && !ack.after(receiver.iss) {
         return AckCheck::TooOld;
     }
     if !sender.has(Evidence::EDGE) {

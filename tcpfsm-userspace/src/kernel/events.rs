@@ -60,6 +60,7 @@ impl Events {
             let now = monotonic_ns().saturating_sub(SETTLES.as_nanos() as u64);
             lanes.look();
             held.fill(ring);
+            let before = count;
             while count < limit {
                 let of_ring = held.time();
                 if let Some((lane, bound)) = lanes.earliest(now.min(of_ring)) {
@@ -73,7 +74,8 @@ impl Events {
                     break;
                 }
             }
-            if count >= limit || held.record.is_empty() {
+            // What is held may be too young yet.
+            if count >= limit || held.record.is_empty() || count == before {
                 break;
             }
         }

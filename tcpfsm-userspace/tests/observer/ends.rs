@@ -75,6 +75,26 @@ fn a_connection_whose_client_connects_anew_has_ended() {
     assert_eq!(kernel.counters().closed[CloseReason::ResetByOriginator as usize], 2);
 }
 
+/// The same, but both the SYN and the reset were another's: the connection goes on, and ends once more.
+#[test]
+fn an_end_that_was_forged_does_not_stand_for_the_one_that_comes() {
+    crate::needs_kernel!();
+    let mut kernel = Kernel::load();
+    kernel.connect(1);
+    kernel.say(1, true, [700_000, 0], F::SYN);
+    kernel.say(1, true, [101, 0], F::RST);
+    assert_eq!(ends_told(&mut kernel), 1);
+    for _ in 0..3 {
+        kernel.say(1, true, [101, 501], F::ACK);
+        kernel.say(1, false, [501, 101], F::ACK);
+    }
+    kernel.say(1, true, [101, 501], F::FIN | F::ACK);
+    kernel.say(1, false, [501, 102], F::FIN | F::ACK);
+    kernel.say(1, true, [102, 502], F::ACK);
+    assert_eq!(ends_told(&mut kernel), 1);
+    assert_eq!(kernel.counters().closed[CloseReason::Finish as usize], 1);
+}
+
 /// C07: the last ACK was seen and lost, so the FIN comes again. The connection ends once, and TIME-WAIT waits as long again.
 #[test]
 fn a_connection_whose_last_ack_is_lost_ends_once() {
