@@ -38,7 +38,13 @@ pub(crate) unsafe fn book<K: EventKey>(
     event.ifindex = Tap(shared.tap[changed as usize & 1]).ifindex();
     // An end of the clock's that a socket takes back is to be told when it comes.
     let back = before.is_over() && !after.is_over();
-    let facts = if back { Facts::of(&[Fact::StateRollback]) } else { Facts::default() };
+    let facts = if back {
+        Facts::of(&[Fact::StateRollback])
+    } else if after.is_over() && !before.is_over() {
+        Facts::of(&[Fact::Closed])
+    } else {
+        Facts::default()
+    };
     let step = Step { verdict: after, facts };
     let over = settle(shared, changed, before, &step, &Segment::default(), now).over;
     if over {

@@ -404,5 +404,5 @@ pub fn settle(
     }
     // A last ACK that was lost is seen again: that is no second end.
     let first = !Facts(shared.facts).has(Fact::Closed);
-    Change { opened, over: first && (after.is_over() && !before.is_over() || facts.has(Fact::Closed)) }
+    Change { opened, over: first && facts.has(Fact::Closed) }
 }
