@@ -71,6 +71,16 @@ impl Linear {
         Self { start: ctx.data(), end: ctx.data_end() }
     }
 
+    /// The same as if there were no VLAN tag, if there is one.
+    #[inline(always)]
+    pub(crate) fn behind_tag(&self) -> Option<Self> {
+        const VLAN: u32 = 0x8100_0000;
+        let head = self.head::<18>()?;
+        let is_tagged = u32::from_be_bytes(head.quad::<12>()) & 0xffff_0000 == VLAN;
+        // The addresses before it, which are four bytes off now, nobody reads.
+        is_tagged.then_some(Self { start: self.start + 4, end: self.end })
+    }
+
     /// Whether the `len` bytes at `start` are there.
     #[inline(always)]
     fn holds(&self, start: usize, len: usize) -> bool {

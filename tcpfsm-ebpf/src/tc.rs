@@ -52,6 +52,11 @@ impl Sight for TcContext {
     }
 
     #[inline(never)]
+    fn behind_tag(&self, hook: Hook) -> bool {
+        track::behind_tag(self, hook)
+    }
+
+    #[inline(never)]
     fn look(&self, counters: &mut Counters, course: &mut Course, work: &mut Work) -> *mut FlowRecord {
         track::look(self, counters, course, work)
     }

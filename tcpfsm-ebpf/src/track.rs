@@ -71,6 +71,9 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
     /// [`pick_up`] in a function of its own.
     fn pick_up(&self, found: *mut FlowRecord, course: &mut Course, work: &mut Work) -> *mut FlowRecord;
 
+    /// [`behind_tag`] in a function of its own.
+    fn behind_tag(&self, hook: Hook) -> bool;
+
     /// [`look`] in a function of its own: so the short path has the registers for itself.
     fn look(&self, counters: &mut Counters, course: &mut Course, work: &mut Work) -> *mut FlowRecord;
 
@@ -83,7 +86,7 @@ pub(crate) trait Sight: EbpfContext + Source + Sized {
 pub(crate) fn packet<C: Sight>(ctx: &C, hook: Hook) {
     let (context, found) = (Aside::new(), Aside::new());
     context.put(ctx.as_ptr());
-    if let Some(left) = short_path(ctx, hook, &found)
+    if let Some(left) = short_path(&ctx.beginning(), hook, &found)
         && let Some(counters) = stats::counters()
     {
         // SAFETY: it was put there above.
@@ -124,15 +127,25 @@ type Looked = (Left, *mut FlowRecord);
 ///
 /// It stands in the entry point: on many machines each return from a function costs a tenth of a look-up.
 #[inline(always)]
-fn short_path<C: Sight>(ctx: &C, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left> {
-    let bytes = ctx.beginning();
-    if let Some(packet) = plain4::<_, false>(&bytes) {
+fn short_path(bytes: &Linear, hook: Hook, found: &Aside<FlowRecord>) -> Option<Left> {
+    if let Some(packet) = plain4::<_, false>(bytes) {
         return either(&packet, hook, found);
     }
-    match plain6::<_, false>(&bytes) {
+    match plain6::<_, false>(bytes) {
         Some(packet) => either(&packet, hook, found),
         None => Some(UNREAD),
     }
+}
+
+/// The short path for what would be plain but for a VLAN tag; says whether that was all there is to do.
+#[inline(always)]
+pub(crate) fn behind_tag<C: Sight>(ctx: &C, hook: Hook) -> bool {
+    let mut pointer = ctx.as_ptr();
+    // LLVM would have the caller hand over the packet's ends, as numbers of 32 bits, which they are not to the verifier.
+    // SAFETY: the register is moved to itself.
+    unsafe { asm!("{0} = {0}", inout(reg) pointer) };
+    let (ctx, found) = (C::again(pointer), Aside::new());
+    ctx.beginning().behind_tag().is_some_and(|bytes| short_path(&bytes, hook, &found).is_none())
 }
 
 /// [`plain`], with timestamps or without.
@@ -202,6 +215,9 @@ fn count<A: Acknowledgment>(record: *mut FlowRecord, sender: End, segment: &A, c
 /// Any packet: reads it whatever it is, if that is still to be done, and has it worked.
 #[inline(always)]
 fn long_path<C: Sight>(ctx: &C, hook: Hook, counters: &mut Counters, left: Left, found: &Aside<FlowRecord>) {
+    if left == UNREAD && ctx.beginning().behind_tag().is_some() && ctx.behind_tag(hook) {
+        return;
+    }
     let mut course = Course { hook, left };
     let mut record = null_mut();
     let Some(work) = Work::desk() else { return };

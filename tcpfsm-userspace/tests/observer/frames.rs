@@ -333,6 +333,42 @@ fn a_first_buffer_without_headers_hides_nothing() {
     assert_eq!(truncated, 0);
 }
 
+/// Behind one tag a settled flow's segments take a short path too: it makes the same of them, FIN and all.
+#[test]
+fn a_tag_changes_nothing() {
+    crate::needs_kernel!();
+    let talk = [
+        (true, [100, 0], F::SYN, 0),
+        (false, [500, 101], F::SYN | F::ACK, 0),
+        (true, [101, 501], F::ACK, 0),
+        (true, [101, 501], F::PSH | F::ACK, 300),
+        (false, [501, 401], F::ACK, 0),
+        (false, [501, 401], F::PSH | F::ACK, 200),
+        (true, [401, 701], F::ACK, 0),
+        (true, [401, 701], F::FIN | F::ACK, 0),
+        (false, [701, 402], F::ACK, 0),
+    ];
+    let mut kernel = Kernel::load();
+    for through in [Through::Xdp, Through::TcIngress, Through::TcEgress] {
+        let made = [1, 2].map(|network| {
+            let mut last = Vec::new();
+            for (number, &(from_client, [seq, ack], flags, len)) in (1..).zip(&talk) {
+                let (ports, from, to) =
+                    if from_client { ((40_000, 443), 1, 2) } else { ((443, 40_000), 2, 1) };
+                let segment = tcp(ports, seq, ack, flags, 64_240, &[], len);
+                last = ethernet(&ipv4(network + 2 * through as u32, from, to, number, &segment));
+                if network == 2 {
+                    last.splice(12..12, [0x81, 0, 0, 7]);
+                }
+                kernel.run(through, &last);
+            }
+            let (key, ..) = parse(&last).unwrap();
+            support::comparable(&kernel.record(&key).unwrap().0)
+        });
+        assert_eq!(made[0], made[1], "through {through:?}");
+    }
+}
+
 /// P28 on a flow that lives: malformed packets do not touch it.
 #[test]
 fn malformed_packets_leave_a_flow_alone() {
