@@ -170,6 +170,15 @@ impl Local {
             Self::Resp => matches!(side, Side::Resp),
         }
     }
+
+    /// The side of this host, the responder where both are.
+    #[must_use]
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Orig => Side::Orig,
+            Self::Resp | Self::Both => Side::Resp,
+        }
+    }
 }
 
 /// One end went from one state to another.

@@ -1,6 +1,6 @@
 //! What stands in for the places in commands.
 
-use super::{story::Story, texts::PLACES};
+use super::{story::Story, tell::own_side, texts::PLACES};
 use crate::report::{Anomaly, Local, Side};
 
 /// What is known of [`PLACES`].
@@ -11,11 +11,8 @@ impl Places {
     /// From a connection. `concerned`: the end that it is about, where it is about one; commands are for its host.
     #[must_use]
     pub fn of_story(story: &Story, concerned: Option<Side>) -> Self {
-        let peer = match (concerned, story.local) {
-            (Some(side), _) => story.address(side.other()),
-            (None, Some(Local::Orig)) => story.resp,
-            (None, Some(Local::Resp | Local::Both) | None) => story.orig,
-        };
+        let side = concerned.or_else(|| own_side(story)).unwrap_or(Side::Resp);
+        let peer = story.address(side.other());
         // The process that is known is this host's.
         let own = concerned.is_none_or(|side| story.local.is_some_and(|local| local.includes(side)));
         let pid = story.proc.as_ref().filter(|_| own).map(|proc| proc.pid.to_string());
@@ -27,10 +24,7 @@ impl Places {
     #[must_use]
     pub fn of_anomaly(anomaly: &Anomaly) -> Self {
         let Anomaly { flow, service, proc, .. } = anomaly;
-        let peer = match flow.local {
-            Some(Local::Orig) => flow.resp,
-            Some(Local::Resp | Local::Both) | None => flow.orig,
-        };
+        let peer = flow.address(flow.local.map_or(Side::Resp, Local::side).other());
         let pid = proc.as_ref().map(|proc| proc.pid.to_string());
         Self([
             Some(service.port().to_string()),

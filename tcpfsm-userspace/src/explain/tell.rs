@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::WallClock,
     pipeline::{flag_letters, orientation, side_of, steps, why},
-    report::Side,
+    report::{Local, Side},
     source::live::Observation,
 };
 
@@ -180,12 +180,8 @@ fn moment(observation: &Observation, clock: WallClock) -> Moment {
 
 /// The side of this host in a story, the responder where both are.
 #[must_use]
-pub const fn own_side(story: &Story) -> Option<Side> {
-    match story.local {
-        Some(crate::report::Local::Orig) => Some(Side::Orig),
-        Some(crate::report::Local::Resp | crate::report::Local::Both) => Some(Side::Resp),
-        None => None,
-    }
+pub fn own_side(story: &Story) -> Option<Side> {
+    story.local.map(Local::side)
 }
 
 #[cfg(test)]
