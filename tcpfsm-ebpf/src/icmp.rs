@@ -18,11 +18,12 @@ use crate::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn tcpfsm_icmp(work: *mut Work, counters: *mut Counters) -> u64 {
-    if work.is_null() || counters.is_null() {
+    if counters.is_null() {
         return 0;
     }
-    // SAFETY: the callers pass this CPU's desk and counters.
-    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    let Some(work) = Work::passed(work) else { return 0 };
+    // SAFETY: the callers pass this CPU's counters.
+    let counters = unsafe { &mut *counters };
     if work.event.family == 4 {
         let key: FlowKey4 = work.key4();
         icmp(&key, work, counters);

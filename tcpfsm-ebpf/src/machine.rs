@@ -86,11 +86,12 @@ pub(crate) extern "C" fn tcpfsm_options(work: *mut Work) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tcpfsm_attempt(work: *mut Work, counters: *mut Counters) -> Attempt {
-    if work.is_null() || counters.is_null() {
+    if counters.is_null() {
         return DONE;
     }
     // SAFETY: the callers pass this CPU's desk and counters.
-    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    let counters = unsafe { &mut *counters };
+    let Some(work) = Work::passed(work) else { return DONE };
     if work.event.family == 4 {
         attempt(&work.key4(), work, counters)
     } else {
@@ -108,12 +109,13 @@ pub(crate) extern "C" fn tcpfsm_carry(
     embryo: *mut FlowRecord,
     counters: *mut Counters,
 ) -> u64 {
-    if work.is_null() || embryo.is_null() || counters.is_null() {
+    if embryo.is_null() || counters.is_null() {
         return 0;
     }
+    let Some(work) = Work::passed(work) else { return 0 };
     // SAFETY: as for `tcpfsm_attempt`; the callers' element.
     unsafe {
-        let (work, counters) = (&mut *work, &mut *counters);
+        let counters = &mut *counters;
         if work.event.family == 4 {
             flow_table::carry(counters, &work.key4(), embryo, work);
         } else {
@@ -128,11 +130,12 @@ pub(crate) extern "C" fn tcpfsm_carry(
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tcpfsm_begin(work: *mut Work, counters: *mut Counters) -> Attempt {
-    if work.is_null() || counters.is_null() {
+    if counters.is_null() {
         return DONE;
     }
     // SAFETY: as for `tcpfsm_attempt`.
-    let (work, counters) = unsafe { (&mut *work, &mut *counters) };
+    let counters = unsafe { &mut *counters };
+    let Some(work) = Work::passed(work) else { return DONE };
     if work.event.family == 4 {
         begin(&work.key4(), work, counters)
     } else {

@@ -1,6 +1,6 @@
 //! The desk on which one segment is worked: the BPF stack is too small for it.
 
-use core::{cell::UnsafeCell, mem::offset_of};
+use core::{arch::asm, cell::UnsafeCell, mem::offset_of};
 
 use tcpfsm_common::{
     abi::{
@@ -72,6 +72,16 @@ impl Work {
         let desk = DESK.get_ptr_mut(0)?;
         // SAFETY: this CPU's own element; programs on these hooks run with softirqs off and do not nest.
         Some(unsafe { &mut *desk })
+    }
+
+    /// The desk that a function was passed, as its map gives it: before Linux 6.2 the verifier lets no helper read a key or a
+    /// record through a pointer that a function was passed.
+    #[inline(always)]
+    pub(crate) fn passed(desk: *mut Self) -> Option<&'static mut Self> {
+        // LLVM must not think that nothing is done through it.
+        // SAFETY: nothing is changed.
+        unsafe { asm!("{0} = {0}", inout(reg) desk => _) };
+        Self::desk()
     }
 
     /// Clears the desk for a segment.

@@ -92,6 +92,10 @@ impl HandshakeStep {
         Fact::SynAckRtx,
     ]);
 
+    /// Of these, those of no ordinary handshake.
+    const RARE: Facts =
+        Facts::of(&[Fact::ConnectRefused, Fact::HandshakeAborted, Fact::SynRtx, Fact::SynAckRtx]);
+
     /// Facts that say that a SYN-ACK is none of this handshake, or not the first.
     const NO_ANSWER: Facts = Facts::of(&[Fact::SynAckRtx, Fact::SynAckOdd, Fact::SynAckBadAck]);
 
@@ -115,6 +119,13 @@ impl HandshakeStep {
     #[must_use]
     pub const fn answers(self) -> bool {
         self.answers
+    }
+
+    /// Whether this step raises any counter behind the third: none of an ordinary handshake does.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_rare(self) -> bool {
+        self.facts.any(Self::RARE)
     }
 
     /// The counters in the order of [`ServiceRecord`], and whether this step raises each.
@@ -181,7 +192,9 @@ mod tests {
         let mut set = Facts::default();
         facts.iter().for_each(|&fact| set.add(fact));
         assert!(HandshakeStep::is_one(set, flags));
-        HandshakeStep::of(set, flags).raises()
+        let step = HandshakeStep::of(set, flags);
+        assert_eq!(step.is_rare(), step.raises()[3..].contains(&true));
+        step.raises()
     }
 
     #[test]
