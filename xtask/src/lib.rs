@@ -7,6 +7,7 @@
 //! - [`conformance`]: the score of the machine on traces of real TCP stacks
 //! - [`truth`]: the tracker against the sockets of real traffic
 //! - [`docs`]: the parts of the documentation that are drawn from the code
+//! - [`kernels`]: the tests on older kernels, emulated
 //! - [`lab`]: two network namespaces joined by a veth pair, and a scripted TCP peer
 //! - [`demo`]: real connections through every TCP state, on a [`lab`]
 //! - [`progress`], [`command`], [`workspace`], [`stop`]: what the subcommands share
@@ -20,6 +21,7 @@ pub mod command;
 pub mod conformance;
 pub mod demo;
 pub mod docs;
+pub mod kernels;
 pub mod lab;
 pub mod lint;
 pub mod progress;

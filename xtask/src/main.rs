@@ -5,7 +5,9 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Needs};
 use xtask::workspace::Workspace;
-use xtask::{bench, build, captures, conformance, demo, docs, lab, lint, run, stop, test, tidy, truth};
+use xtask::{
+    bench, build, captures, conformance, demo, docs, kernels, lab, lint, run, stop, test, tidy, truth,
+};
 
 /// Every repeated command of tcpfsm.
 #[derive(Debug, Parser)]
@@ -35,6 +37,8 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Build, then run the tests of the kernel programs on older kernels, in emulated machines (Debian)
+    Kernels(kernels::Arguments),
     /// Measure what the tracker costs (as root; `bench -- --help` lists groups and options)
     Bench(bench::Arguments),
     /// Load the programs and say what they cost the verifier; fails when one is over its budget (as root)
@@ -89,6 +93,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build { debug } => build::main(&Workspace::find()?, debug)?,
         Task::Run(arguments) => return run::main(&Workspace::find()?, &arguments),
         Task::Test { filters, quick } => test::main(&Workspace::find()?, &filters, quick)?,
+        Task::Kernels(arguments) => kernels::main(&Workspace::find()?, &arguments)?,
         Task::Bench(arguments) => return bench::main(&Workspace::find()?, &arguments),
         Task::VerifierStats { json } => return bench::verifier_stats(&Workspace::find()?, json),
         Task::Captures(arguments) => return captures::main(&Workspace::find()?, &arguments),

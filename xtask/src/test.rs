@@ -7,13 +7,14 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::build::{Profile, build, host};
+use crate::kernels;
 use crate::lint::{self, Outcome};
 use crate::progress::{heading, note, seconds};
 use crate::setup::{self, Needs};
 use crate::tidy;
 use crate::workspace::Workspace;
 
-mod tally;
+pub(crate) mod tally;
 
 use tally::Tally;
 
@@ -76,6 +77,17 @@ pub fn main(workspace: &Workspace, filters: &[String], quick: bool) -> Result<()
     };
     let succeeded = succeeded || tally.is_nothing_but(&late);
     tally.failures.retain(|name| !late.contains(name));
+    step(
+        "older kernels",
+        match (filtered, quick) {
+            (true, _) => because_filtered(),
+            (false, true) => because_quick(),
+            (false, false) => kernels::test(workspace).map(|on_others| {
+                tally.add(on_others);
+                Outcome::Passed
+            }),
+        },
+    )?;
     heading(&format!("Summary, after {}", seconds(started.elapsed())));
     for reason in skipped.iter().chain(&tally.skipped) {
         note(&format!("skipped: {reason}"));

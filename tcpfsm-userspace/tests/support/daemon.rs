@@ -143,6 +143,11 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Whether this kernel has TCX, which came with 6.6.
+pub(crate) fn has_tcx(namespace: &Netns) -> bool {
+    namespace.run(|| SchedClassifier::query_tcx(IFACE_A, TcAttachType::Egress).is_ok()).unwrap()
+}
+
 /// What is attached to the lab's interface: not by the tracker's word but by the kernel's.
 pub(crate) fn attached(namespace: &Netns) -> Vec<String> {
     namespace

@@ -44,6 +44,11 @@ pub fn main(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// What boots an older kernel: found, or else installed.
+pub fn ensure_emulator(workspace: &Workspace) -> Result<()> {
+    packages::ensure_emulator(workspace)
+}
+
 /// Finds, or else installs, what is needed. Silent and quick when nothing is missing.
 pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Toolchain> {
     let compiler = match Compiler::find()? {

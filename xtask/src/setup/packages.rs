@@ -91,6 +91,30 @@ pub(super) fn offer_test_programs(workspace: &Workspace) {
     }
 }
 
+/// What boots an older kernel, and makes what it boots from: the package, and its program.
+const EMULATOR: [(&str, &str); 4] = [
+    ("qemu-system-x86", "qemu-system-x86_64"),
+    ("busybox-static", "busybox"),
+    ("cpio", "cpio"),
+    ("xz-utils", "xz"),
+];
+
+/// The emulator and its tools.
+pub(super) fn ensure_emulator(workspace: &Workspace) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") || !has_apt() {
+        bail!("older kernels are Debian's, for x86-64: this is another system\n  remedy: run it on one");
+    }
+    let missing: Vec<String> = EMULATOR
+        .iter()
+        .filter(|(_, program)| which(program).is_none())
+        .map(|(package, _)| (*package).to_owned())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(workspace, "Installing the emulator of older kernels", &missing)
+}
+
 /// Installs packages as root; tells anyone else the command.
 pub(super) fn install(workspace: &Workspace, step: &str, packages: &[String]) -> Result<()> {
     let list = packages.join(" ");
@@ -121,10 +145,11 @@ pub(super) fn install(workspace: &Workspace, step: &str, packages: &[String]) ->
     if packages.iter().any(|package| package == COMPILER) && has_candidate(OPTIONAL) {
         packages.push(OPTIONAL.to_owned());
     }
-    let remedy = format!(
-        "apt-get update && apt-get install --no-install-recommends {list}; if a package is unknown here, use rustup \
-         instead: rustup toolchain install nightly --profile minimal --component rust-src"
-    );
+    let mut remedy = format!("apt-get update && apt-get install --no-install-recommends {list}");
+    if packages.iter().any(|package| package == COMPILER) {
+        remedy += "; if a package is unknown here, use rustup instead: rustup toolchain install nightly --profile minimal \
+                   --component rust-src";
+    }
     let log = workspace.logs().join("apt-install.log");
     let attempt = |step: &str| run_logged(step, &log, &remedy, &mut install_command(&packages));
     let first = attempt(step);

@@ -2,13 +2,13 @@
 
 /// Sums over all test programs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) passed: u32,
-    pub(super) failed: u32,
-    pub(super) ignored: u32,
+pub(crate) struct Tally {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) ignored: u32,
     /// `test: reason` of tests that passed without having tested.
-    pub(super) skipped: Vec<String>,
-    pub(super) failures: Vec<String>,
+    pub(crate) skipped: Vec<String>,
+    pub(crate) failures: Vec<String>,
     /// Test programs that began and have not said how they ended: one may have crashed.
     unfinished: u32,
     section: Section,
@@ -26,7 +26,7 @@ enum Section {
 
 impl Tally {
     /// Takes one line in; false when a person need not see it.
-    pub(super) fn read(&mut self, line: &str) -> bool {
+    pub(crate) fn read(&mut self, line: &str) -> bool {
         if line == "successes:" {
             self.section = Section::Successes;
             return false;
@@ -41,7 +41,7 @@ impl Tally {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.unfinished = self.unfinished.saturating_sub(1);
             self.section = Section::Results;
-            self.add(result);
+            self.take(result);
             // A filter leaves nothing to run in most programs; that is not worth a line each.
             return !result.starts_with("ok. 0 passed; 0 failed; 0 ignored");
         }
@@ -68,16 +68,38 @@ impl Tally {
         }
     }
 
-    /// Whether these failures are all that went wrong.
-    pub(super) fn is_nothing_but(&self, failures: &[String]) -> bool {
+    /// The same, each test's name behind that of the place where it ran.
+    pub(crate) fn of(mut self, place: &str) -> Self {
+        for name in self.skipped.iter_mut().chain(&mut self.failures) {
+            *name = format!("{place}: {name}");
+        }
+        self
+    }
+
+    /// Adds what ran elsewhere, and is finished.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.skipped.extend(other.skipped);
+        self.failures.extend(other.failures);
+    }
+
+    /// Whether every program that began has said how it ended.
+    pub(crate) fn is_finished(&self) -> bool {
         self.unfinished == 0
+    }
+
+    /// Whether these failures are all that went wrong.
+    pub(crate) fn is_nothing_but(&self, failures: &[String]) -> bool {
+        self.is_finished()
             && !failures.is_empty()
             && self.failed as usize == self.failures.len()
             && self.failures.iter().all(|name| failures.contains(name))
     }
 
     /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
-    fn add(&mut self, result: &str) {
+    fn take(&mut self, result: &str) {
         for part in result.split([';', '.']) {
             let mut words = part.split_whitespace();
             let (Some(count), Some(what)) =
