@@ -154,6 +154,10 @@ fn groups() -> String {
 
 fn main() -> ExitCode {
     xtask::stop::let_readers_leave();
+    if let Err(error) = xtask::stop::catch_signals() {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use crate::{
@@ -199,6 +199,14 @@ fn ratios(of: &[f64], to: &[f64]) -> Vec<f64> {
     of.iter().zip(to).map(|(of, to)| of / to).collect()
 }
 
+/// Fails once a signal has asked for an end: on the way out everything made is taken away.
+pub fn go_on() -> Result<()> {
+    if xtask::stop::requested() {
+        bail!("stopped by a signal");
+    }
+    Ok(())
+}
+
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
@@ -222,6 +230,7 @@ pub fn measure(name: &str, effort: Effort, probes: &mut [Probe<'_>]) -> Result<T
     }
     for _ in 0..effort.rounds {
         for probe in &mut *probes {
+            go_on()?;
             let ns = probe.run(probe.packets)? * f64::from(probe.per);
             probe.times.push(ns);
         }

@@ -15,7 +15,7 @@ use xtask::lab::{Family, Lab};
 use super::wire::{Daemon, Flavour};
 use crate::{
     Bench,
-    rig::{Clock, Table},
+    rig::{Clock, Table, go_on},
     stats::{most, quantile},
     sys,
 };
@@ -46,6 +46,7 @@ pub fn daemon(bench: &Bench) -> Result<Vec<Table>> {
     let listener = lab.a().run(|| TcpListener::bind(address))?.context("listen")?;
     let mut waits = Vec::new();
     for number in 0..if bench.quick { 5 } else { 100_u64 } {
+        go_on()?;
         // Not in step with its naps.
         thread::sleep(Duration::from_millis(60 + number * 37 % 90));
         let client = lab.b().run(|| TcpStream::connect(address))?.context("connect")?;

@@ -19,7 +19,7 @@ use crate::{
     Bench,
     floor::{Flows, Jig},
     frames::{DATA, Layout, Options, Shape},
-    rig::{Clock, EMPTY, Probe, Table, measure},
+    rig::{Clock, EMPTY, Probe, Table, go_on, measure},
     stats::median,
     subject::{Sizes, Subject},
     sys,
@@ -163,6 +163,7 @@ pub fn through(bench: &Bench) -> Result<Vec<Table>> {
     let frame = SHAPE.frame(DATA);
     let (mut paced, mut flat_out, mut tracked) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
+        go_on()?;
         for (flows, at) in [(&mut paced, 5e6), (&mut flat_out, f64::INFINITY)] {
             let before = floor.seen()?;
             let (began, mut sent) = (sys::now(), 0.0);

@@ -14,7 +14,7 @@ use crate::{
     floor::Jig,
     frames::{DATA, Layout, Options, Shape},
     plan::Step,
-    rig::{Clock, Table},
+    rig::{Clock, Table, go_on},
     stats::{least, median},
     subject::{Sizes, Subject},
     sys,
@@ -143,6 +143,7 @@ pub fn pair(bench: &Bench) -> Result<Table> {
     let clock = Clock::start();
     let (mut times, mut ways) = (vec![Vec::new(); cases.len()], Vec::new());
     for _ in 0..bench.rounds() {
+        go_on()?;
         ways.push(one_way(20_000));
         for ((_, sides), times) in cases.iter().zip(&mut times) {
             times.push(together(sides, packets)?);

@@ -19,7 +19,7 @@ use crate::{
     Bench,
     floor::Flows,
     frames::{DATA, Layout, Options, Shape},
-    rig::{Clock, Table},
+    rig::{Clock, Table, go_on},
     subject::{Sizes, Subject, room, sweep},
     sys,
 };
@@ -68,6 +68,7 @@ pub fn walk(bench: &Bench) -> Result<Vec<Table>> {
     let clock = Clock::start();
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..bench.rounds() {
+        go_on()?;
         let walked = floor.seen()?[1];
         times[0].push(sweep(&bare)? / 1e6);
         if floor.seen()?[1] - walked != 1 << bits {
@@ -92,6 +93,7 @@ pub fn walk(bench: &Bench) -> Result<Vec<Table>> {
     let mut waits = [Vec::new(), Vec::new()];
     sys::pin(CPUS[0]);
     for round in 0..bench.rounds() {
+        go_on()?;
         std::thread::sleep(CALM);
         waits[0].push(packets.slowest()?);
         subject.prepare_sweep(request(u32::try_from(bench.rounds() + round)? + 1))?;

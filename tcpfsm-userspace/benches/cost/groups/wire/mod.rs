@@ -15,7 +15,7 @@ use self::{
 };
 use crate::{
     Bench,
-    rig::{Clock, Table},
+    rig::{Clock, Table, go_on},
     stats::{median, quantile},
 };
 
@@ -63,6 +63,7 @@ pub fn connections(bench: &Bench) -> Result<Vec<Table>> {
     // Short slices and many of them: how fast the machine is differs more from second to second than the watchers do.
     for round in 0..2 * bench.rounds() {
         for at in turn(round, WATCHERS.len()) {
+            go_on()?;
             let (name, watcher) = &WATCHERS[at];
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
             let earlier = servers.connect(&lab, bench.seconds(load::AHEAD))?.count;
@@ -94,6 +95,7 @@ pub fn bulk(bench: &Bench) -> Result<Table> {
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); BULK_WATCHERS.len()];
     for round in 0..2 * bench.rounds() {
         for at in turn(round, BULK_WATCHERS.len()) {
+            go_on()?;
             let (name, watcher) = &BULK_WATCHERS[at];
             let running = watcher.start(bench, &lab).with_context(|| (*name).to_owned())?;
             let rate = load::stream(&lab, bench.seconds(load::AHEAD), bench.seconds(0.5))?;

@@ -16,7 +16,7 @@ use crate::{
     Bench,
     frames::{CLIENT_ISS, DATA, Layout, Options, Shape},
     plan::{CLIENT_PORTS, Step},
-    rig::{Clock, Table},
+    rig::{Clock, Table, go_on},
     subject::{Expect, Sizes, Subject},
     sys,
 };
@@ -65,6 +65,7 @@ pub fn measure(bench: &Bench) -> Result<Table> {
     let mut rates = vec![Vec::new(); CASES.len()];
     let batches = if bench.quick { 500 } else { 5000 };
     for _ in 0..bench.rounds() {
+        go_on()?;
         for ((name, on), rates) in CASES.iter().zip(&mut rates) {
             let link = lab.a().run(|| match on {
                 On::Nothing => Ok(None),
