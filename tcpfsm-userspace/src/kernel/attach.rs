@@ -193,6 +193,10 @@ struct Refused {
 }
 
 fn try_xdp(kernel: &mut Kernel, interface: &Interface, mode: XdpMode) -> Result<Result<Link, Refused>> {
+    if !probe::has_multi_buffer_xdp() {
+        let cause = "needs Linux 5.18 (multi-buffer XDP)".to_owned();
+        return Ok(Err(Refused { refusal: Refusal::Unsupported, cause }));
+    }
     let program: &mut Xdp = kernel.xdp()?;
     let attempt =
         program.attach_to_if_index(interface.index, mode).and_then(|id| program.take_link(id)).map(Link::Xdp);
@@ -200,7 +204,7 @@ fn try_xdp(kernel: &mut Kernel, interface: &Interface, mode: XdpMode) -> Result<
 }
 
 fn try_tcx(kernel: &mut Kernel, interface: &Interface, side: Side) -> Result<Result<Link, Refused>> {
-    if !probe::has_tcx() {
+    if !probe::has_tcx(&interface.name) {
         let cause = "needs Linux 6.6".to_owned();
         return Ok(Err(Refused { refusal: Refusal::Unsupported, cause }));
     }

@@ -2,12 +2,14 @@
 
 use std::{fs, path::Path};
 
+use aya::{
+    programs::{ProgramType, SchedClassifier, TcAttachType},
+    sys::{BpfHelper, is_helper_supported},
+};
 use rustix::system::uname;
 
+use super::attach::errno;
 use crate::error::{Error, Result};
-
-/// The oldest kernel whose features suffice: multi-buffer XDP (`xdp.frags`) came last.
-const OLDEST: (u32, u32) = (5, 18);
 
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -15,17 +17,20 @@ const CAP_BPF: u32 = 39;
 /// CAP_PERFMON: without it the verifier refuses arithmetic on pointers by numbers that it cannot foretell.
 const CAP_PERFMON: u32 = 38;
 
-/// Checks privileges and kernel.
+/// Checks privileges and kernel: what it can, not its version, which says little where features are ported back.
 ///
 /// # Errors
 /// Says what is missing and how to come by it.
 pub fn check() -> Result<()> {
     let release = uname().release().to_string_lossy().into_owned();
     let lacks = |lacks, remedy| Error::Kernel { release: release.clone(), lacks, remedy };
-    if parse_release(&release).is_some_and(|version| version < OLDEST) {
-        return Err(lacks("it is older than 5.18", "Linux 5.18 or newer; 6.6 or newer is best (TCX)"));
-    }
     check_capabilities()?;
+    if !has_helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_for_each_map_elem) {
+        return Err(lacks(
+            "it has no bpf_for_each_map_elem",
+            "Linux 5.13 or newer; 6.6 or newer is best (XDP since 5.18, TCX since 6.6)",
+        ));
+    }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(lacks(
             "it has no BTF type information (/sys/kernel/btf/vmlinux is missing)",
@@ -45,10 +50,25 @@ pub fn check_capabilities() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { Err(Error::Privileges { missing }) }
 }
 
-/// Whether the kernel has TCX links (Linux 6.6).
+/// Whether XDP programs may read packets that are in pieces (Linux 5.18): ours must.
 #[must_use]
-pub fn has_tcx() -> bool {
-    parse_release(&uname().release().to_string_lossy()).is_none_or(|version| version >= (6, 6))
+pub fn has_multi_buffer_xdp() -> bool {
+    has_helper(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes)
+}
+
+/// Whether the kernel has TCX (Linux 6.6), asked about an interface.
+#[must_use]
+pub fn has_tcx(interface: &str) -> bool {
+    match SchedClassifier::query_tcx(interface, TcAttachType::Ingress) {
+        Ok(_) => true,
+        // Whatever else is wrong shows when a program is attached.
+        Err(error) => errno(&error) != Some(libc::EINVAL),
+    }
+}
+
+/// Whether programs of a type may call a helper. Where that cannot be found out, loading them will.
+fn has_helper(program: ProgramType, helper: BpfHelper) -> bool {
+    is_helper_supported(program, helper).unwrap_or(true)
 }
 
 fn missing_capabilities(effective: u64) -> Vec<&'static str> {
@@ -72,22 +92,9 @@ fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn releases_parse() {
-        assert_eq!(parse_release("6.1.0-18-cloud-amd64"), Some((6, 1)));
-        assert_eq!(parse_release("6.18.44"), Some((6, 18)));
-        assert_eq!(parse_release("5.10-rc3"), Some((5, 10)));
-        assert_eq!(parse_release("next"), None);
-    }
 
     #[test]
     fn capabilities_are_read_from_status() {
