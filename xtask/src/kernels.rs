@@ -32,18 +32,15 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 
 /// The test programs that run there: what goes through the kernel programs, and the daemon with real sockets. Not those that play
 /// other people's programs, nor those that a slow machine would be late for.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 9] = [
     "load",
     "kernel_conformance",
     "lanes",
-    "early",
-    "sampling",
     "evictions",
     "two_cpus",
     "host",
     "host_namespace",
     "daemon",
-    "views",
     "netns",
 ];
 

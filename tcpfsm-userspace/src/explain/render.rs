@@ -126,7 +126,7 @@ fn saw(text: &mut String, story: &Story, zone: &TimeZone) -> std::fmt::Result {
     }
     paragraph(text, "  ", "(* this host's end; ? assumed: that end has not proved it yet)");
     if timeline.is_empty() {
-        paragraph(text, "  ", "No segment of it is remembered: the daemon keeps only the last events.");
+        paragraph(text, "  ", "No segment of it is remembered: the daemon keeps only so many events.");
     } else {
         timeline_table(text, story, zone)?;
     }

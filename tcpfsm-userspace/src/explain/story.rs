@@ -50,7 +50,7 @@ pub struct Story {
     /// after so many of its moments.
     #[serde(default)]
     pub left_out_at: usize,
-    /// Whether the timeline has every noteworthy segment; the daemon remembers only the last events of all flows.
+    /// Whether the timeline has every noteworthy segment; the daemon remembers only so many events.
     pub timeline_whole: bool,
     /// The state of the kernel's own socket at this host's end.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_state_name")]

@@ -1,10 +1,14 @@
-//! The last events of all flows, for whoever asks to have one explained.
+//! The last events of all flows, and those of flows that live on, for whoever asks to have one explained.
+//!
+//! What is stuck has said its last before thousands of others came and went. So when the last events are more than is kept of
+//! them, those of flows that have not ended since are put aside.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::fast::RandomState;
 use tcpfsm_common::{
     abi::{EventKind, FlowEvent},
     flow::FlowKey,
@@ -12,16 +16,33 @@ use tcpfsm_common::{
 
 use crate::source::live::{Observation, Totals};
 
-/// Events remembered (about 3 MB).
+/// Events remembered of all flows (about 3 MB), and as many again of flows that live on.
 const MAX_EVENTS: usize = 16_384;
+
+/// So many of the last events make room at once.
+const ROOM: usize = MAX_EVENTS / 2;
+
+/// Where room is needed again sooner than this after the last time, all that makes room is forgotten: under a flood the engine
+/// has other work. Nanoseconds.
+const CALM: u64 = 100_000_000;
 
 /// Of one batch at most so many are remembered: under a flood a sample is enough, and the engine has other work.
 const MAX_OF_BATCH: usize = 512;
 
-/// The last events of all flows.
+/// What is remembered.
 #[derive(Debug, Default)]
 pub struct History {
-    events: Mutex<VecDeque<Remembered>>,
+    events: Mutex<Events>,
+}
+
+#[derive(Debug, Default)]
+struct Events {
+    /// The last ones of all flows.
+    last: VecDeque<Remembered>,
+    /// Earlier ones, of flows that had not ended when these made room.
+    lasting: VecDeque<Remembered>,
+    /// The time of the event for which room was made last.
+    room_made: u64,
 }
 
 /// An event that no sweep made: so nothing but its totals came with it.
@@ -42,7 +63,7 @@ impl Remembered {
 /// The history, open for one batch.
 #[derive(Debug)]
 pub struct Page<'a> {
-    events: MutexGuard<'a, VecDeque<Remembered>>,
+    events: MutexGuard<'a, Events>,
     noted: usize,
 }
 
@@ -61,11 +82,49 @@ impl Page<'_> {
             return;
         }
         self.noted += 1;
-        if self.events.len() == MAX_EVENTS {
-            self.events.pop_front();
-        }
         let &Observation { kind, event, totals, sight: _ } = observation;
-        self.events.push_back(Remembered { kind, event, totals });
+        self.events.push(Remembered { kind, event, totals });
+    }
+}
+
+impl Events {
+    fn push(&mut self, event: Remembered) {
+        if self.last.len() == MAX_EVENTS {
+            let now = event.event.time;
+            if now.saturating_sub(self.room_made) < CALM {
+                self.last.drain(..ROOM);
+            } else {
+                self.put_aside();
+            }
+            self.room_made = now;
+        }
+        self.last.push_back(event);
+    }
+
+    /// Makes room, and keeps what tells of flows that live on.
+    fn put_aside(&mut self) {
+        // Where each flow ended last.
+        let mut ends: HashMap<FlowKey, usize, RandomState> = HashMap::default();
+        for (at, told) in self.last.iter().enumerate() {
+            if told.kind == EventKind::Closed {
+                ends.insert(told.event.key(), at);
+            }
+        }
+        // Of what ended a moment ago all is kept that was.
+        self.lasting.retain(|told| ends.get(&told.event.key()).is_none_or(|&end| end >= ROOM));
+        for (at, told) in self.last.drain(..ROOM).enumerate() {
+            if ends.get(&told.event.key()).is_some_and(|&end| at <= end && end < ROOM) {
+                continue;
+            }
+            if self.lasting.len() == MAX_EVENTS {
+                self.lasting.pop_front();
+            }
+            self.lasting.push_back(told);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Remembered> {
+        self.lasting.iter().chain(&self.last)
     }
 }
 
@@ -75,7 +134,7 @@ impl History {
         Page { events: self.lock(), noted: 0 }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Remembered>> {
+    fn lock(&self) -> MutexGuard<'_, Events> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,12 +194,49 @@ mod tests {
         let mut talk = Conversation::new();
         let handshake = talk.handshake();
         let crowd = vec![handshake[0]; 4 * MAX_OF_BATCH];
-        for _ in 0..2 * MAX_EVENTS / MAX_OF_BATCH {
+        for _ in 0..6 * MAX_EVENTS / MAX_OF_BATCH {
             add(&history, &crowd);
         }
         add(&history, &handshake);
         let events = history.events.lock().unwrap();
-        assert_eq!(events.len(), MAX_EVENTS);
-        assert_eq!(events.back().map(Remembered::observation), handshake.last().copied());
+        assert!(events.last.len() <= MAX_EVENTS && events.lasting.len() <= MAX_EVENTS);
+        assert_eq!(events.last.back().map(Remembered::observation), handshake.last().copied());
+    }
+
+    /// So many connections come and go, one after the other, so many nanoseconds apart.
+    fn come_and_go(history: &History, connections: std::ops::Range<u32>, apart: u64) {
+        for number in connections {
+            let mut life = Conversation::from_port(20_000 + (number % 10_000) as u16).ordinary_life();
+            life.iter_mut().for_each(|told| told.event.time += u64::from(number) * apart);
+            add(history, &life);
+        }
+    }
+
+    #[test]
+    fn who_lives_on_is_remembered_while_others_come_and_go() {
+        let history = History::default();
+        let mut talk = Conversation::new();
+        let life = talk.ordinary_life();
+        let (begun, ended) = life.split_at(life.len() - 1);
+        add(&history, begun);
+        come_and_go(&history, 0..20_000, 1_000_000);
+        assert_eq!(history.of(&talk.key), begun, "it goes on");
+        let aside = history.events.lock().unwrap().lasting.len();
+        assert!(aside < begun.len() + 64, "{aside} are put aside, nearly all of flows that ended");
+
+        add(&history, ended);
+        assert_eq!(history.of(&talk.key), life, "it ended a moment ago");
+        come_and_go(&history, 20_000..40_000, 1_000_000);
+        assert_eq!(history.of(&talk.key), [], "it ended long ago");
+    }
+
+    #[test]
+    fn a_flood_is_not_searched_for_who_lives_on() {
+        let history = History::default();
+        come_and_go(&history, 0..5_000, 100);
+        let mut talk = Conversation::new();
+        add(&history, &talk.handshake());
+        come_and_go(&history, 5_000..20_000, 100);
+        assert_eq!(history.of(&talk.key), []);
     }
 }
