@@ -51,6 +51,8 @@ pub enum Command {
     /// The configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print alerting rules for Prometheus
+    Alerts,
     /// Print completions for a shell
     Completions {
         /// The shell

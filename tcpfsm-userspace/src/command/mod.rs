@@ -1,5 +1,6 @@
 //! The subcommands, one per file.
 
+mod alerts;
 pub mod check;
 mod config;
 mod detach;
@@ -42,6 +43,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Check(args) => check::check(args),
         Command::Replay(args) => replay::replay(&args),
         Command::Detach(args) => detach::detach(args),
+        Command::Alerts => alerts::alerts(),
         Command::Config(command) => config::config(command),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::man(),

@@ -41,6 +41,7 @@ mod window;
 pub use finding::{Dwelling, Finding};
 pub use input::{Seen, SweepEnd};
 pub use kind::{AnomalyKind, UnknownKind};
+pub use ongoing::severity;
 pub use view_mismatch::ViewMismatch;
 
 use crate::config::Config;

@@ -163,7 +163,7 @@ impl Life {
 }
 
 /// How much so many of a kind matter.
-fn severity(kind: AnomalyKind, count: u64) -> Severity {
+pub fn severity(kind: AnomalyKind, count: u64) -> Severity {
     /// From here on the usual limit of open files (1024) is near.
     const FILES: u64 = 900;
     /// From here on a backlog of 128, the usual `somaxconn` of old, is full.

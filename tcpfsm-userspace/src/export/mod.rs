@@ -1,5 +1,6 @@
 //! What people and machines read: one format per file.
 
+pub mod alerts;
 mod exposition;
 pub mod http;
 pub mod journal;

@@ -121,8 +121,10 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn start(directory: &Path, args: &[&str]) -> Self {
         let [socket, stdout, stderr] = ["tcpfsm.sock", "stdout", "stderr"].map(|name| directory.join(name));
+        let metrics: &[&str] = if args.contains(&"--metrics") { &[] } else { &["--metrics", "off"] };
         let process = Running::start(
-            tcpfsm(&["run", "--iface", "lo", "--metrics", "off", "-o", "jsonl", "--sweep-interval", "100ms"])
+            tcpfsm(&["run", "--iface", "lo", "-o", "jsonl", "--sweep-interval", "100ms"])
+                .args(metrics)
                 .arg("--socket")
                 .arg(&socket)
                 .args(args)

@@ -50,7 +50,7 @@ pub(super) fn ensure_network_tools(workspace: &Workspace) -> Result<()> {
 }
 
 /// Programs that tests play against the daemon, or that the bench compares with: the package, and a file that is there once it is installed.
-const TEST_PROGRAMS: [(&str, &str); 9] = [
+const TEST_PROGRAMS: [(&str, &str); 10] = [
     ("nginx-light", "/usr/sbin/nginx"),
     ("wrk", "/usr/bin/wrk"),
     ("slowhttptest", "/usr/bin/slowhttptest"),
@@ -59,6 +59,7 @@ const TEST_PROGRAMS: [(&str, &str); 9] = [
     ("python3-scapy", "/usr/lib/python3/dist-packages/scapy/all.py"),
     ("nftables", "/usr/sbin/nft"),
     ("conntrack", "/usr/sbin/conntrack"),
+    ("prometheus", "/usr/bin/prometheus"),
     // For its journal.
     ("systemd", "/usr/lib/systemd/systemd-journald"),
 ];
@@ -83,8 +84,10 @@ pub(super) fn offer_test_programs(workspace: &Workspace) {
     let quiet = services::Unstarted::new();
     let installed = install(workspace, "Installing the programs of the tests", &missing);
     drop(quiet);
-    if missing.iter().any(|package| package == "nginx-light") {
-        services::disable("nginx");
+    for (package, service) in [("nginx-light", "nginx"), ("prometheus", "prometheus")] {
+        if missing.iter().any(|missing| missing == package) {
+            services::disable(service);
+        }
     }
     if let Err(error) = installed {
         note(&format!("going on without them, some tests will be skipped: {error:#}"));
