@@ -17,7 +17,7 @@ use crate::{
     clock, early, emit, filter,
     flow_table::{self, Insertion, Key, halves},
     maps::CONFIG,
-    sample::{is_told_always, tcpfsm_sample},
+    sample::{is_sampling, is_told_always, tcpfsm_sample},
     services, stats, strays,
     work::Work,
 };
@@ -231,9 +231,15 @@ fn begin<K: Key>(key: &K, work: &mut Work, counters: &mut Counters) -> Attempt {
             }
             *own = work.own;
         }
-        (*own).count(work.segment.len, work.segment.ip_id, clock::coarse(counters));
+        let coarse = clock::coarse(counters);
+        (*own).count(work.segment.len, work.segment.ip_id, coarse);
         (*record).shared.verdict = work.event.after;
-        work.tell_time();
+        // In a flood, of which only a sample is told, the tick's time will do. It is no later.
+        if is_sampling(counters, coarse) {
+            work.event.time = coarse;
+        } else {
+            work.tell_time();
+        }
         settled(record, work);
         work.map = map as u64;
         match key.insert(map, &*record) {

@@ -16,6 +16,9 @@ use crate::{
     stats,
 };
 
+/// The slots of time, as a power of two of nanoseconds: about a second.
+const SLOT: u32 = 30;
+
 /// What a completed handshake gives back: its two events, and as much again for SYNs that were sent twice.
 const GIVEN_BACK: i64 = 4;
 
@@ -23,6 +26,12 @@ const GIVEN_BACK: i64 = 4;
 #[inline(always)]
 pub(crate) fn is_told_always(event: &FlowEvent) -> bool {
     event.moves() && !is_of_handshake(event) && !event.fact_set().has(Fact::Established)
+}
+
+/// Whether this CPU tells only a sample now.
+#[inline(always)]
+pub(crate) fn is_sampling(counters: &Counters, now: u64) -> bool {
+    counters.sampled == now >> SLOT
 }
 
 #[inline(always)]
@@ -46,7 +55,7 @@ pub(crate) extern "C" fn tcpfsm_sample(event: *mut FlowEvent, counters: *mut Cou
     let Some(spent) = SPENT.get_ptr_mut(0) else { return 1 };
     // All CPUs': SYN and SYN-ACK of one handshake may be seen on two.
     let (slot, told) = (spent.cast::<u64>(), spent.cast::<i64>().wrapping_add(1));
-    let now = event.time >> 30;
+    let now = event.time >> SLOT;
     // SAFETY: an element of two words. Where two CPUs find a new slot at once, a few more are told in it.
     unsafe {
         if slot.read_volatile() != now {
@@ -68,6 +77,7 @@ pub(crate) extern "C" fn tcpfsm_sample(event: *mut FlowEvent, counters: *mut Cou
     if earlier < quota {
         return 1;
     }
+    counters.sampled = now;
     if earlier.cast_unsigned() % u64::from(SAMPLE) != 0 {
         stats::health(counters, Health::EventsSampled);
         return 0;

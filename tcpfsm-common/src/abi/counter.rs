@@ -170,6 +170,8 @@ pub struct Counters {
     pub lane: u64,
     /// No counter either: the slot of time, and how many handshakes more this CPU put straight into the flow map in it than completed there.
     pub early: [u64; 2],
+    /// Nor this: the slot of 2³⁰ ns in which this CPU told only a sample last.
+    pub sampled: u64,
 }
 
 /// How many flow maps there are.
@@ -219,6 +221,7 @@ impl Counters {
         clock: [0; 2],
         lane: 0,
         early: [0; 2],
+        sampled: 0,
     };
 
     /// Adds another CPU's counters.
@@ -238,6 +241,7 @@ impl Counters {
             clock: _,
             lane: _,
             early: _,
+            sampled: _,
         } = other;
         add_all(self.packets.as_flattened_mut(), packets.as_flattened());
         add_all(&mut self.health, health);

@@ -34,7 +34,7 @@ pub(crate) use verdict::Move;
 pub use verdict::Verdict;
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u8 = 11;
+pub const ABI_VERSION: u8 = 12;
 
 /// Length of tables by state: a power of two, so that four bits of a verdict are an index that the verifier
 /// can see to be in bounds.

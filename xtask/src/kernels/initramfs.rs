@@ -152,7 +152,7 @@ fn script(workspace: &Workspace, programs: &[PathBuf]) -> String {
         "#!/bin/sh\n\
          export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
          mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev\n\
-         mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /tmp\n\
+         mount -t tmpfs tmpfs /run\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tracefs tracefs /sys/kernel/tracing\n",
     );
     for module in MODULES {

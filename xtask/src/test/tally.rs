@@ -11,6 +11,8 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<String>,
     /// Test programs that began and have not said how they ended: one may have crashed.
     unfinished: u32,
+    /// Those that said how they ended.
+    pub(crate) finished: u32,
     section: Section,
     test: String,
 }
@@ -40,6 +42,7 @@ impl Tally {
         }
         if let Some(result) = line.strip_prefix("test result: ") {
             self.unfinished = self.unfinished.saturating_sub(1);
+            self.finished += 1;
             self.section = Section::Results;
             self.take(result);
             // A filter leaves nothing to run in most programs; that is not worth a line each.
@@ -85,14 +88,9 @@ impl Tally {
         self.failures.extend(other.failures);
     }
 
-    /// Whether every program that began has said how it ended.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.unfinished == 0
-    }
-
     /// Whether these failures are all that went wrong.
     pub(crate) fn is_nothing_but(&self, failures: &[String]) -> bool {
-        self.is_finished()
+        self.unfinished == 0
             && !failures.is_empty()
             && self.failed as usize == self.failures.len()
             && self.failures.iter().all(|name| failures.contains(name))
