@@ -26,6 +26,9 @@ const ROOM: usize = MAX_EVENTS / 2;
 /// has other work. Nanoseconds.
 const CALM: u64 = 100_000_000;
 
+/// Of a flow that lives on only so many of the newest are put aside: one that tells much must not push others out.
+const MAX_OF_FLOW: usize = 64;
+
 /// Of one batch at most so many are remembered: under a flood a sample is enough, and the engine has other work.
 const MAX_OF_BATCH: usize = 512;
 
@@ -110,17 +113,28 @@ impl Events {
                 ends.insert(told.event.key(), at);
             }
         }
-        // Of what ended a moment ago all is kept that was.
-        self.lasting.retain(|told| ends.get(&told.event.key()).is_none_or(|&end| end >= ROOM));
-        for (at, told) in self.last.drain(..ROOM).enumerate() {
-            if ends.get(&told.event.key()).is_some_and(|&end| at <= end && end < ROOM) {
-                continue;
+        let Self { last, lasting, .. } = self;
+        let earlier = lasting.drain(..).map(|told| (None, told));
+        let making_room = last.drain(..ROOM).enumerate().map(|(at, told)| (Some(at), told));
+        let mut counts: HashMap<FlowKey, usize, RandomState> = HashMap::default();
+        let mut kept = VecDeque::with_capacity(MAX_EVENTS + ROOM);
+        for (at, told) in earlier.chain(making_room) {
+            let key = told.event.key();
+            // Of what ended a moment ago all is kept that was.
+            let is_over = |&end: &usize| end < ROOM && at.is_none_or(|at| at <= end);
+            if !ends.get(&key).is_some_and(is_over) {
+                *counts.entry(key).or_default() += 1;
+                kept.push_back(told);
             }
-            if self.lasting.len() == MAX_EVENTS {
-                self.lasting.pop_front();
-            }
-            self.lasting.push_back(told);
         }
+        kept.retain(|told| {
+            let left = counts.entry(told.event.key()).or_default();
+            let is_newest = *left <= MAX_OF_FLOW;
+            *left = left.saturating_sub(1);
+            is_newest
+        });
+        kept.drain(..kept.len().saturating_sub(MAX_EVENTS));
+        *lasting = kept;
     }
 
     fn iter(&self) -> impl Iterator<Item = &Remembered> {
@@ -228,6 +242,25 @@ mod tests {
         assert_eq!(history.of(&talk.key), life, "it ended a moment ago");
         come_and_go(&history, 20_000..40_000, 1_000_000);
         assert_eq!(history.of(&talk.key), [], "it ended long ago");
+    }
+
+    #[test]
+    fn who_tells_much_pushes_nobody_out() {
+        let history = History::default();
+        let mut talk = Conversation::new();
+        let handshake = talk.handshake();
+        add(&history, &handshake);
+        let mut chatty = Conversation::from_port(1);
+        let opening = chatty.handshake();
+        add(&history, &opening);
+        for number in 0..8 * MAX_EVENTS {
+            let mut fact = opening[2];
+            fact.event.time += number as u64 * 100_000;
+            add(&history, &[Observation { kind: EventKind::Fact, ..fact }]);
+        }
+        assert_eq!(history.of(&talk.key), handshake);
+        let events = history.events.lock().unwrap();
+        assert!(events.lasting.len() <= handshake.len() + MAX_OF_FLOW, "{}", events.lasting.len());
     }
 
     #[test]

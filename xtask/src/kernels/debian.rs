@@ -43,7 +43,7 @@ pub(super) fn kernel(workspace: &Workspace, series: &str) -> Result<Kernel> {
         let package = format!("linux-image-{version}");
         heading(&format!("Fetching {package} (about 30 MB, installed nowhere)"));
         // Unpacked beside its place first: half of a kernel is none.
-        let half = directory.with_extension("half");
+        let half = workspace.target().join("kernels").join(format!("{version}.half"));
         let _ = fs::remove_dir_all(&half);
         fs::create_dir_all(&half).with_context(|| format!("create {}", half.display()))?;
         output(Command::new("apt-get").args(["download", "-q", &package]).current_dir(&half))?;

@@ -29,7 +29,7 @@ const MODULES: [&str; 7] = [
 const TOOLS: [&str; 6] = ["ip", "tc", "ss", "sleep", "env", "nohup"];
 
 /// What the init script uses of busybox.
-const APPLETS: [&str; 6] = ["sh", "mount", "mkdir", "insmod", "echo", "poweroff"];
+const APPLETS: [&str; 5] = ["sh", "mount", "insmod", "echo", "poweroff"];
 
 /// A tree that becomes an archive.
 struct Tree {
