@@ -114,27 +114,22 @@ impl Events {
             }
         }
         let Self { last, lasting, .. } = self;
-        let earlier = lasting.drain(..).map(|told| (None, told));
-        let making_room = last.drain(..ROOM).enumerate().map(|(at, told)| (Some(at), told));
+        // Of what ended a moment ago all is kept that was.
+        let end_of = |told: &Remembered| ends.get(&told.event.key()).filter(|&&end| end < ROOM);
+        lasting.retain(|told| end_of(told).is_none());
+        let lives_on = |(at, told): &(usize, Remembered)| end_of(told).is_none_or(|end| end < at);
+        lasting.extend(last.drain(..ROOM).enumerate().filter(lives_on).map(|(_, told)| told));
         let mut counts: HashMap<FlowKey, usize, RandomState> = HashMap::default();
-        let mut kept = VecDeque::with_capacity(MAX_EVENTS + ROOM);
-        for (at, told) in earlier.chain(making_room) {
-            let key = told.event.key();
-            // Of what ended a moment ago all is kept that was.
-            let is_over = |&end: &usize| end < ROOM && at.is_none_or(|at| at <= end);
-            if !ends.get(&key).is_some_and(is_over) {
-                *counts.entry(key).or_default() += 1;
-                kept.push_back(told);
-            }
+        for told in &*lasting {
+            *counts.entry(told.event.key()).or_default() += 1;
         }
-        kept.retain(|told| {
+        lasting.retain(|told| {
             let left = counts.entry(told.event.key()).or_default();
             let is_newest = *left <= MAX_OF_FLOW;
             *left = left.saturating_sub(1);
             is_newest
         });
-        kept.drain(..kept.len().saturating_sub(MAX_EVENTS));
-        *lasting = kept;
+        lasting.drain(..lasting.len().saturating_sub(MAX_EVENTS));
     }
 
     fn iter(&self) -> impl Iterator<Item = &Remembered> {
