@@ -4,10 +4,12 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// The cargo that runs this xtask, for the host crates.
 pub fn host_cargo() -> Command {
@@ -100,6 +102,23 @@ pub fn is_root() -> bool {
 pub fn stderr_as_stdout() -> Result<Stdio> {
     let fd = io::stderr().as_fd().try_clone_to_owned().context("duplicate stderr")?;
     Ok(Stdio::from(fd))
+}
+
+/// Has a command's process get a signal when the thread that started it ends, however it ends.
+pub fn end_with_us(command: &mut Command, signal: Signal) {
+    // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
+    unsafe {
+        command.pre_exec(move || set_parent_process_death_signal(Some(signal)).map_err(io::Error::from))
+    };
+}
+
+/// A command that must succeed; gives what it wrote to stdout.
+pub fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().with_context(|| format!("start {}", command.get_program().display()))?;
+    if !output.status.success() {
+        bail!("{}: {}", display(command), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
 }
 
 /// The command as a person would type it.

@@ -14,7 +14,6 @@ mod machine;
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -173,13 +172,4 @@ fn programs(workspace: &Workspace) -> Result<Vec<PathBuf>> {
         found.map(|(_, path)| path.clone()).with_context(|| format!("cargo built no test program {program}"))
     };
     PROGRAMS.iter().map(path).collect()
-}
-
-/// A command that must succeed; gives what it wrote to stdout.
-fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.output().with_context(|| format!("start {}", command.get_program().display()))?;
-    if !output.status.success() {
-        bail!("{}: {}", crate::command::display(command), String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(output.stdout)
 }

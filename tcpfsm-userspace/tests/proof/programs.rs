@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader},
+    io::{BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt as _,
     path::Path,
@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process_group};
+use xtask::command::end_with_us;
 use xtask::lab::{Lab, Netns, sockets};
 
 /// Debian's own, for which its Python packages are.
@@ -148,10 +149,7 @@ pub(crate) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
 fn command(namespace: &Netns, program: &str, arguments: &[&str]) -> Command {
     let mut command = namespace.command(program);
     command.args(arguments).stdin(Stdio::null()).process_group(0);
-    // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
-    unsafe {
-        // A test that is killed takes its programs with it.
-        command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from));
-    }
+    // A test that is killed takes its programs with it.
+    end_with_us(&mut command, Signal::KILL);
     command
 }

@@ -5,9 +5,8 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io,
     net::SocketAddr,
-    os::unix::{net::UnixStream, process::CommandExt as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
@@ -15,9 +14,10 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, tc::TcAttachType};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
+use xtask::command::end_with_us;
 use xtask::lab::{IFACE_A, Lab, Netns};
 
 /// How long loading the programs may take on a busy machine.
@@ -45,11 +45,8 @@ impl Daemon {
     /// Starts a command that runs it, and waits until it answers.
     pub(crate) fn spawn(mut command: Command, socket: PathBuf, directory: PathBuf) -> Self {
         command.stderr(File::create(directory.join("stderr")).unwrap());
-        // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
-        unsafe {
-            // A test that is killed takes the daemon with it.
-            command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from));
-        }
+        // A test that is killed takes the daemon with it.
+        end_with_us(&mut command, Signal::KILL);
         let mut daemon = Self { child: command.spawn().unwrap(), socket, directory };
         let deadline = Instant::now() + START;
         while UnixStream::connect(&daemon.socket).is_err() {

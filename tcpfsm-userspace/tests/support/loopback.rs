@@ -4,16 +4,17 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::Read as _,
     net::{Shutdown, TcpListener, TcpStream},
-    os::unix::{net::UnixStream, process::CommandExt as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use xtask::command::end_with_us;
 
 /// Runs a test in a network namespace of its own; it ends with the thread and its children.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -78,10 +79,7 @@ pub(crate) struct Running(Child);
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
-        // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
-        unsafe {
-            command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from));
-        }
+        end_with_us(command, Signal::KILL);
         Self(command.spawn().unwrap())
     }
 

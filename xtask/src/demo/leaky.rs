@@ -1,7 +1,6 @@
 //! A server that never closes: a process of its own, so that "who owns this socket" has an answer worth reading.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -11,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::Signal;
 
 use super::scenario::PORT_LEAKY;
+use crate::command::end_with_us;
 use crate::lab::{Family, Lab, sockets};
 
 /// The hidden subcommand under which xtask plays the server.
@@ -33,11 +33,8 @@ impl LeakyServer {
     pub fn start(lab: &Lab, xtask: &Path) -> Result<Self> {
         let mut command = lab.a().command(xtask);
         command.arg(SUBCOMMAND).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        // SAFETY: one prctl between fork and exec; nothing is allocated or locked. It must die with us: the process
-        // would keep its namespace alive.
-        unsafe {
-            command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from));
-        }
+        // The process would keep its namespace alive.
+        end_with_us(&mut command, Signal::KILL);
         let child = command.spawn().with_context(|| format!("start {}", xtask.display()))?;
         let server = Self { child: Mutex::new(child) };
         let deadline = Instant::now() + Duration::from_secs(5);

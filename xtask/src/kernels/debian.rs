@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::output;
+use crate::command::output;
 use crate::progress::heading;
 use crate::workspace::Workspace;
 

@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::debian::Kernel;
 use super::machine::{BEGINNING, END};
-use super::output;
-use crate::command::which;
+use crate::command::{output, which};
 use crate::workspace::Workspace;
 
 /// What the lab, the daemon and its clsact filters need, each behind what it needs itself.

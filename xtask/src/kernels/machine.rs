@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -10,14 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::Signal;
+
+use crate::command::end_with_us;
 
 /// What the console says before the first program: before it speak firmware and kernel, in terminal codes.
 pub(super) const BEGINNING: &str = "tcpfsm: booted";
 /// The console's last line, if all programs came to theirs.
 pub(super) const END: &str = "tcpfsm: all programs have run";
 
-/// The longest test takes two minutes there.
+/// The longest test takes three minutes there.
 const SILENCE: Duration = Duration::from_secs(600);
 
 /// Ended when dropped.
@@ -44,11 +45,7 @@ pub(super) fn boot(kernel: &Path, initramfs: &Path, log: &Path, mut line: impl F
         .args(["-append", "console=ttyS0 panic=-1 quiet loglevel=3"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    // SAFETY: one system call between fork and exec.
-    unsafe {
-        command
-            .pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from));
-    }
+    end_with_us(&mut command, Signal::KILL);
     let mut machine = Machine(command.spawn().context("cannot start qemu-system-x86_64")?);
     let console = machine.0.stdout.take().context("the machine has no console")?;
     if let Some(directory) = log.parent() {

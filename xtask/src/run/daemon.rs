@@ -1,14 +1,14 @@
 //! The tracker as a child process: it ends when we end, however that happens.
 
-use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 
+use crate::command::end_with_us;
 use crate::progress::note;
 use crate::stop;
 
@@ -25,11 +25,8 @@ impl Daemon {
     pub(crate) fn start(mut command: Command) -> Result<Self> {
         // A process group of its own: Ctrl-C reaches us alone, and we pass one signal on, once.
         command.stdin(Stdio::null()).process_group(0);
-        // SAFETY: one prctl between fork and exec; nothing is allocated or locked. TERM and not KILL, so that even
-        // after our sudden death the tracker detaches.
-        unsafe {
-            command.pre_exec(|| set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from));
-        }
+        // TERM and not KILL, so that even after our sudden death the tracker detaches.
+        end_with_us(&mut command, Signal::TERM);
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         Ok(Self { child })

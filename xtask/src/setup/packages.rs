@@ -67,11 +67,7 @@ const TEST_PROGRAMS: [(&str, &str); 10] = [
 /// Installs what is missing of [`TEST_PROGRAMS`], where that is a matter of apt and allowed. Where it is not, the tests
 /// that need them say so and are skipped: nothing here is a reason to stop.
 pub(super) fn offer_test_programs(workspace: &Workspace) {
-    let missing: Vec<String> = TEST_PROGRAMS
-        .iter()
-        .filter(|(_, file)| !Path::new(file).exists())
-        .map(|(package, _)| (*package).to_owned())
-        .collect();
+    let missing = packages_without(&TEST_PROGRAMS, |file| Path::new(file).exists());
     if missing.is_empty() {
         return;
     }
@@ -107,15 +103,17 @@ pub(super) fn ensure_emulator(workspace: &Workspace) -> Result<()> {
     if !cfg!(target_arch = "x86_64") || !has_apt() {
         bail!("older kernels are Debian's, for x86-64: this is another system\n  remedy: run it on one");
     }
-    let missing: Vec<String> = EMULATOR
-        .iter()
-        .filter(|(_, program)| which(program).is_none())
-        .map(|(package, _)| (*package).to_owned())
-        .collect();
+    let missing = packages_without(&EMULATOR, |program| which(program).is_some());
     if missing.is_empty() {
         return Ok(());
     }
     install(workspace, "Installing the emulator of older kernels", &missing)
+}
+
+/// The packages of these whose file or program is not there.
+fn packages_without(packages: &[(&str, &str)], is_there: impl Fn(&str) -> bool) -> Vec<String> {
+    let missing = packages.iter().filter(|(_, what)| !is_there(what));
+    missing.map(|(package, _)| (*package).to_owned()).collect()
 }
 
 /// Installs packages as root; tells anyone else the command.

@@ -9,9 +9,9 @@ pub(crate) struct Tally {
     /// `test: reason` of tests that passed without having tested.
     pub(crate) skipped: Vec<String>,
     pub(crate) failures: Vec<String>,
-    /// Test programs that began and have not said how they ended: one may have crashed.
-    unfinished: u32,
-    /// Those that said how they ended.
+    /// Test programs that began.
+    begun: u32,
+    /// Those that said how they ended: one may have crashed.
     pub(crate) finished: u32,
     section: Section,
     test: String,
@@ -38,10 +38,9 @@ impl Tally {
             return true;
         }
         if line.strip_prefix("running ").is_some_and(|rest| rest.ends_with(" tests") || rest == "1 test") {
-            self.unfinished += 1;
+            self.begun += 1;
         }
         if let Some(result) = line.strip_prefix("test result: ") {
-            self.unfinished = self.unfinished.saturating_sub(1);
             self.finished += 1;
             self.section = Section::Results;
             self.take(result);
@@ -90,7 +89,7 @@ impl Tally {
 
     /// Whether these failures are all that went wrong.
     pub(crate) fn is_nothing_but(&self, failures: &[String]) -> bool {
-        self.unfinished == 0
+        self.finished == self.begun
             && !failures.is_empty()
             && self.failed as usize == self.failures.len()
             && self.failures.iter().all(|name| failures.contains(name))

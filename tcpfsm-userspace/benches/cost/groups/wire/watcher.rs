@@ -14,10 +14,13 @@ use anyhow::{Context as _, Result, bail};
 use aya::programs::TcAttachType;
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
-    process::{Pid, Signal, kill_process, set_parent_process_death_signal},
+    process::{Pid, Signal, kill_process},
 };
 use tempfile::TempDir;
-use xtask::lab::{IFACE_A, Lab};
+use xtask::{
+    command::end_with_us,
+    lab::{IFACE_A, Lab},
+};
 
 use super::attach::{self as on, Link};
 use crate::Bench;
@@ -112,7 +115,7 @@ fn conntrack(lab: &Lab, events: bool) -> Result<Running> {
         // As large a buffer as its manual suggests for busy hosts.
         command.args(["-E", "-p", "tcp", "-b", "8388608"]).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(&errors)?);
-        die_with_us(&mut command);
+        end_with_us(&mut command, Signal::KILL);
         let child = command.spawn().context("conntrack (apt-get install conntrack)")?;
         thread::sleep(Duration::from_millis(100));
         Some(child)
@@ -160,7 +163,7 @@ fn tracepoint() -> Result<Running> {
     fs::write(instance.join("events/sock/inet_sock_set_state/enable"), "1")?;
     let mut command = Command::new("cat");
     command.arg(instance.join("trace_pipe")).stdin(Stdio::null()).stdout(Stdio::null());
-    die_with_us(&mut command);
+    end_with_us(&mut command, Signal::KILL);
     Ok(Running::Tracepoint { tracefs, instance, reader: command.spawn().context("cat")? })
 }
 
@@ -262,7 +265,7 @@ impl Daemon {
                 Ok(())
             });
         }
-        die_with_us(&mut command);
+        end_with_us(&mut command, Signal::KILL);
         let mut daemon = Self { child: command.spawn().context("start the daemon")?, directory };
         let deadline = Instant::now() + Duration::from_secs(60);
         while UnixStream::connect(daemon.socket()).is_err() {
@@ -319,13 +322,6 @@ impl Drop for Daemon {
 fn interrupt(child: &Child, signal: Signal) {
     // It has not been waited for: the number is its own.
     let _ = kill_process(Pid::from_child(child), signal);
-}
-
-fn die_with_us(command: &mut Command) {
-    // SAFETY: one prctl between fork and exec; nothing is allocated or locked.
-    unsafe {
-        command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into));
-    }
 }
 
 fn checked(command: &mut Command) -> Result<()> {
